@@ -1,0 +1,151 @@
+"""What asking a model is: a conversation that only grows, a request, a reply with its usage, and who answers."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, Protocol
+
+from runoff.sandbox.protocol import Value
+
+Role = Literal["system", "user", "assistant"]
+
+
+class ModelError(Exception):
+    """
+    ModelError
+    ├── ModelMisconfigured   unknown model, missing or refused key: the same for every call, so the run stops
+    ├── ContextOverflow      the conversation does not fit the model: the trajectory ends `context`
+    ├── BudgetSpent          no further call may be made: the trajectory ends `budget`
+    ├── Stopping             the user asked to stop: nothing new is begun, what is paid for is recorded
+    └── ModelUnreachable     still failing after every retry (429, 5xx, time-outs, empty replies): the unit ends `infra`
+    """
+
+
+class ModelMisconfigured(ModelError):
+    def __init__(self, what: str, remedy: str, exit_code: int = 3) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.exit_code = exit_code
+
+
+class ContextOverflow(ModelError):
+    pass
+
+
+class BudgetSpent(ModelError):
+    pass
+
+
+class Stopping(ModelError):
+    pass
+
+
+class ModelUnreachable(ModelError):
+    pass
+
+
+_BEGIN, _END = "\x02", "\x03"
+_OBSERVED = re.compile(f"{_BEGIN}[^{_END}]*{_END}", re.DOTALL)
+
+
+def observed(text: str) -> str:
+    """Mark text that came out of an execution: it may differ from machine to machine though the prompt is the same."""
+    return _BEGIN + text.replace(_BEGIN, "").replace(_END, "") + _END
+
+
+class Message:
+    """The last message of a conversation. It only grows, and the digest with it: a long prefix is hashed and kept once.
+
+    `digest` covers every byte of the conversation so far. `shape` covers the same without what executions printed
+    (see `observed`): two conversations of one shape were rendered by the same prompts from the same sources.
+    """
+
+    __slots__ = ("before", "digest", "role", "shape", "text")
+
+    def __init__(self, role: Role, text: str, before: Message | None = None) -> None:
+        self.role: Role = role
+        self.before = before
+        self.text = text.replace(_BEGIN, "").replace(_END, "")
+        self.digest = _digest(before.digest if before else "", role, self.text)
+        self.shape = _digest(before.shape if before else "", role, _OBSERVED.sub("", text))
+
+    def then(self, role: Role, text: str) -> Message:
+        return Message(role, text, self)
+
+    def back(self) -> Iterator[Message]:
+        """This message, the one before it, … the first."""
+        here: Message | None = self
+        while here:
+            yield here
+            here = here.before
+
+    def messages(self) -> list[Message]:
+        """In the order they were said."""
+        return list(self.back())[::-1]
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+class Sampling(Value):
+    """How a reply is drawn. None leaves the choice to the provider."""
+
+    temperature: float | None = None
+    max_tokens: int | None = 8192
+    logprobs: int | None = None
+    """How many alternatives to report at each token; None: no log-probs."""
+
+
+class Request(NamedTuple):
+    model: str
+    sampling: Sampling
+    conversation: Message
+
+
+class Usage(Value):
+    """Tokens of one call, as the provider counted them."""
+
+    input: int = 0
+    """All tokens of the prompt, cached ones included."""
+    cached: int = 0
+    """Of `input`, those read from the provider's cache."""
+    output: int = 0
+
+
+class Token(Value):
+    """One generated token: its log-probability (natural), and those of the likeliest alternatives at its place."""
+
+    text: str
+    logprob: float
+    alternatives: dict[str, float] = {}
+
+
+class Reply(Value):
+    text: str
+    usage: Usage = Usage()
+    cost: float | None = None
+    """US dollars; None if the price is unknown, which is never taken for 0."""
+    finish: str = "stop"
+    tokens: tuple[Token, ...] | None = None
+    recorded: bool = False
+    """Answered from a recording: nothing was billed for it."""
+
+
+class Call(NamedTuple):
+    """A request and whose it is; the three names together are unique in a run."""
+
+    instance: str
+    trajectory: str
+    path: str
+    request: Request
+
+
+class Model(Protocol):
+    """Who answers. Any number of calls at once; a cancelled call may have been billed.
+
+    Raises the errors above, after whatever retries it makes.
+    """
+
+    async def ask(self, call: Call) -> Reply: ...

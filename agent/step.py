@@ -1,0 +1,297 @@
+"""Trajectories are straight-line async code; durability lies under them, here.
+
+    async def strategy(step: Step) -> Ended[Candidate]:
+        answer = await step.ask("turn1", request)
+        tried = await step.execute("turn1/base", run)
+
+An effect is known by its path, not by order or arrival: effects may run together. Resuming is running the function
+again: what is on record returns at once, the first effect that is not is performed. Nobody writes resume code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+from pydantic import TypeAdapter
+
+from runoff.agent.budget import Budget
+from runoff.agent.log import Log, Record
+from runoff.agent.protocol import (
+    BudgetSpent,
+    Call,
+    ContextOverflow,
+    Message,
+    Model,
+    ModelError,
+    ModelMisconfigured,
+    ModelUnreachable,
+    Reply,
+    Request,
+    Stopping,
+)
+from runoff.sandbox.protocol import REPO, Execution, Limits, Sandbox, SandboxError, SandboxLost, State, StoreFull, Value
+
+T = TypeVar("T")
+
+Reason = Literal["done", "turns", "context", "budget", "error"]
+"""Why a trajectory ended: it said so; its turns were used up; the conversation no longer fits the model; no money or
+tokens are left (a later, richer run goes on from here); something failed that was not its fault (retried later)."""
+
+
+class Drift(Exception):
+    """The code asks for something else than what is recorded at that path: prompts, model, sampling or code changed."""
+
+
+class Ended(Value, Generic[T]):
+    """How a trajectory ended, and what it ended in (None: nothing usable; `note` says why, in a line)."""
+
+    reason: Reason
+    value: T | None = None
+    note: str = ""
+
+
+class Run(Value):
+    """Something to execute: everything its result depends on, beside the backend."""
+
+    state: State
+    argv: tuple[str, ...]
+    stdin: str = ""
+    env: dict[str, str] = {}
+    cwd: str = REPO
+    limits: Limits = Limits()
+    freeze: bool = False
+    repetition: int = 0
+    """A different number is another execution of the same: the only way to run something twice."""
+
+    def parts(self) -> dict[str, str]:
+        """What its result is kept under, part by part, so that drift can say which part changed."""
+        whole = self.model_dump(mode="json", exclude={"state"})
+        return {"state": self.state.digest} | {name: _short(value) for name, value in whole.items()}
+
+
+class Answer(NamedTuple):
+    conversation: Message
+    """The request's conversation and the reply after it."""
+    reply: Reply
+
+
+class World:
+    """What effects act on, for one instance: who answers, where things run, what may be spent, when to stop."""
+
+    def __init__(self, log: Log, instance: str, model: Model, sandbox: Sandbox, budget: Budget | None = None) -> None:
+        self.log, self.instance, self.model, self.sandbox = log, instance, model, sandbox
+        self.budget = budget or Budget()
+        self.stopping = False
+        """Set by whoever wants the run to end: what is on its way is finished and recorded, nothing new is asked."""
+        self.changed: Callable[[str, str], None] = lambda trajectory, path: None
+        """Told of every effect that has been performed: progress for people."""
+        self._running: dict[str, asyncio.Task[Any]] = {}
+
+    async def execute(self, run: Run) -> Execution:
+        """An execution's result: from the record if it was ever executed, shared if it is being executed now."""
+        parts = run.parts()
+        key = _digest(self.sandbox.name, *(f"{name}={value}" for name, value in sorted(parts.items())))
+        if (known := self.log.executions.get(key)) is not None:
+            return Execution.model_validate(known)
+        return await self._shared(f"execution {key}", lambda: self._execute(key, run))
+
+    async def derive(self, what: str, make: Callable[[], Awaitable[State]]) -> State:
+        """A state that a pure operation gives (`what` names the operation and all it depends on), made once."""
+        if (known := self.log.derived.get(what)) is not None:
+            return State.model_validate(known)
+
+        async def perform() -> State:
+            state = await make()
+            self.log.derived[what] = state.model_dump(mode="json")
+            self.log.append({"kind": "derived", "key": what, "state": self.log.derived[what]})
+            return state
+
+        return await self._shared(f"derived {what}", perform)
+
+    async def _execute(self, key: str, run: Run) -> Execution:
+        done = await self.sandbox.execute(
+            run.state,
+            run.argv,
+            run.limits,
+            stdin=run.stdin.encode("utf-8", "surrogateescape"),
+            env=run.env,
+            cwd=run.cwd,
+            freeze=run.freeze,
+        )
+        if done.outcome == "lost":  # not a result: never recorded
+            raise SandboxLost(f"the sandbox failed under {' '.join(run.argv)[:80]}: {done.text[:200].strip()}")
+        self.log.executions[key] = done.model_dump(mode="json")
+        self.log.append({"kind": "execution", "key": key, "result": self.log.executions[key]})
+        return done
+
+    async def _shared(self, name: str, perform: Callable[[], Awaitable[T]]) -> T:
+        task = self._running.get(name)
+        if task is None:
+            task = self._running[name] = asyncio.ensure_future(perform())
+            task.add_done_callback(lambda _: self._running.pop(name, None))
+        return await _wait(task)  # type: ignore[no-any-return]
+
+
+class Step:
+    """The only thing a strategy can act through: effects, decisions and chance, each known by its path."""
+
+    def __init__(self, world: World, trajectory: str, at: str = "", used: set[str] | None = None) -> None:
+        self.world, self.trajectory = world, trajectory
+        self._at = at
+        self._used = set[str]() if used is None else used
+
+    def scope(self, name: str) -> Step:
+        return Step(self.world, self.trajectory, f"{self._at}{name}/", self._used)
+
+    async def ask(self, name: str, request: Request) -> Answer:
+        """A model's reply, paid for once. Raises what `Model.ask` raises; ContextOverflow is on record too."""
+        talk, log = request.conversation, self.world.log
+        asked = {"model": request.model, "sampling": _short(request.sampling.model_dump()), "messages": talk.digest}
+        record: Record = {"t": self.trajectory, "path": self._claim(name), "kind": "ask", "request": asked}
+        key = (self.trajectory, record["path"])
+        if (old := log.effects.get(key)) and not self._damaged(old, record):
+            _compare(old, record, talk, log)
+            if old["kind"] == "refused":
+                raise ContextOverflow(old["why"])
+            reply = Reply.model_validate(old["result"])
+            return Answer(talk.then("assistant", reply.text), reply)
+        if self.world.stopping:
+            raise Stopping("stopped by the user")
+        self.world.budget.check()
+        # The intent is written before the request is sent, so that no kill can hide a bill.
+        await log.append(record | {"kind": "intent", "new": log.unwritten(talk)})
+        try:
+            reply = await self.world.model.ask(Call(self.world.instance, *key, request))
+        except ModelError as error:
+            final = isinstance(error, ContextOverflow)
+            log.append(record | {"kind": "refused", "why": str(error), "final": final})
+            raise
+        self.world.budget.add(reply)
+        said = talk.then("assistant", reply.text)
+        log.before[said.digest] = talk.digest
+        result = reply.model_dump(mode="json", exclude_defaults=True) | {"text": reply.text, "cost": reply.cost}
+        await log.append(record | {"result": result, "new": [[said.digest, talk.digest]]}, sync=True)
+        self.world.changed(self.trajectory, record["path"])
+        return Answer(said, reply)
+
+    async def execute(self, name: str, run: Run) -> Execution:
+        log = self.world.log
+        record: Record = {"t": self.trajectory, "path": self._claim(name), "kind": "execute", "request": run.parts()}
+        old = log.effects.get((self.trajectory, record["path"]))
+        if old and not self._damaged(old, record):
+            _compare(old, record)
+        done = await self.world.execute(run)
+        if not old:
+            log.append(record)
+            self.world.changed(self.trajectory, record["path"])
+        return done
+
+    async def once(self, name: str, decide: Callable[[], Awaitable[Any]], **given: Any) -> Any:
+        """Any choice, as a JSON value, that a replay must repeat: time, what had ended first, when to stop."""
+        record: Record = {"t": self.trajectory, "path": self._claim(name), "kind": "once", "request": given}
+        if (old := self.world.log.effects.get((self.trajectory, record["path"]))) and not self._damaged(old, record):
+            _compare(old, record)
+            return old["result"]
+        result = await decide()
+        self.world.log.append(record | {"result": result})
+        return result
+
+    def random(self, name: str) -> random.Random:
+        """Chance that is the same on replay: derived from the path, nothing to record."""
+        return random.Random(f"{self.world.instance}\0{self.trajectory}\0{self._claim(name)}")
+
+    async def all(self, branches: Mapping[str, Callable[[Step], Awaitable[T]]]) -> dict[str, T]:
+        """Run branches together, each in the scope of its name. An error waits until the others, paid for too, have ended."""
+        tasks = {name: asyncio.ensure_future(branch(self.scope(name))) for name, branch in branches.items()}
+        try:
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+        finally:
+            for task in tasks.values():
+                task.cancel()
+        return {name: task.result() for name, task in tasks.items()}
+
+    def _claim(self, name: str) -> str:
+        path = self._at + name
+        if path in self._used:
+            raise ValueError(f"{self.trajectory}: two effects are called {path}; name each, or give each branch a scope")
+        self._used.add(path)
+        log = self.world.log
+        missing = (self.trajectory, path) not in log.effects
+        if missing and log.damaged and log.has_later(self.trajectory, self._used):
+            # A lost record is made again; a model answers differently the second time, so what came after it goes.
+            log.set_aside(self.trajectory, self._used - {path}, f"the record of {path} was damaged")
+        return path
+
+    def _damaged(self, old: Record, new: Record) -> bool:
+        """Whether an effect differs because something before it was lost to damage, which is not drift."""
+        if not self.world.log.damaged or _same(old, new):
+            return False
+        self.world.log.set_aside(self.trajectory, self._used - {new["path"]}, f"a record before {new['path']} was damaged")
+        return True
+
+
+async def trajectory(world: World, name: str, kind: type[T], strategy: Callable[[Step], Awaitable[Ended[T]]]) -> Ended[T]:
+    """Run a trajectory to its end, or give the end that is on record.
+
+    `done`, `turns` and `context` are results and stay. `budget` and `error` are recorded as a stop: the same command,
+    given again, goes on from there. Raises Drift, Stopping, ModelMisconfigured, StoreFull: those concern the whole run.
+    """
+    adapter: TypeAdapter[Ended[T]] = TypeAdapter(Ended[kind])  # type: ignore[valid-type]
+    if (known := world.log.ended.get(name)) is not None:
+        return adapter.validate_python(known)
+    try:
+        ended = await strategy(Step(world, name))
+    except ContextOverflow as error:
+        ended = Ended(reason="context", note=str(error))
+    except BudgetSpent as error:
+        ended = Ended(reason="budget", note=str(error))
+    except (Stopping, ModelMisconfigured, StoreFull):
+        raise
+    except (ModelUnreachable, SandboxError) as error:
+        ended = Ended(reason="error", note=str(error))
+    if ended.reason in ("budget", "error"):
+        world.log.append({"t": name, "kind": "stopped", "reason": ended.reason, "why": ended.note})
+        return ended
+    world.log.ended[name] = adapter.dump_python(ended, mode="json")
+    await world.log.append({"t": name, "kind": "end", "result": world.log.ended[name]})
+    world.changed(name, "")
+    return ended
+
+
+async def _wait(task: asyncio.Future[T]) -> T:
+    """A result that others may wait for too: one waiter's cancellation does not cancel it for everyone."""
+    return await asyncio.shield(task)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 200 else "#" + _digest(text)
+
+
+def _same(old: Record, new: Record) -> bool:
+    return old["kind"] in (new["kind"], "refused") and old["request"] == new["request"]
+
+
+def _compare(old: Record, new: Record, talk: Message | None = None, log: Log | None = None) -> None:
+    if _same(old, new):
+        return
+    was, now = ({"kind": record["kind"], **record["request"]} for record in (old, new))
+    differs = {part: f"{part}: {was.get(part)!r} is now {now.get(part)!r}" for part in was | now if was.get(part) != now.get(part)}
+    if talk and log and "messages" in differs:
+        recorded, here = set[str](), was.get("messages")  # a digest covers all before it
+        while here:
+            recorded.add(here)
+            here = log.before.get(here)
+        differs["messages"] = f"messages, from number {sum(m.digest in recorded for m in talk.back()) + 1} on"
+    raise Drift(
+        f"{new['t']} at {new['path']} was recorded otherwise ({'; '.join(differs.values())}); "
+        "--restart-drifted sets it aside and begins it again, its cost is kept in the ledger"
+    )
