@@ -2,7 +2,8 @@
 
 Log order is causal: a durable record vouches for all before it. Everything else in a run is a view made from this.
 
-    kind        of a trajectory t      means
+    kind        beside the kind        means
+    opened      secret                 the first line; nonces are made from the secret
     intent      t path request new     a paid request is about to be sent; `new` are the messages not written before
     ask         t path request result  its reply, durable before anyone sees it
     refused     t path why             no reply will come for that intent (overflow, refused, unreachable)
@@ -21,6 +22,7 @@ import asyncio
 import fcntl
 import json
 import os
+import secrets
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -64,6 +66,8 @@ class Log:
         """Every paid reply ever recorded, also of what was set aside: {t, path, model, usage, cost, recorded}."""
         self.possibly_billed: Counter[Key] = Counter()
         """Requests sent with no reply on record: a kill came between. They may have been billed."""
+        self.secret = ""
+        """Known to nobody who runs in a sandbox."""
         self.damaged: list[bytes] = []
         """What is left of torn or flipped lines; they stay in the file, their effects are made again."""
         self._path = path
@@ -80,8 +84,7 @@ class Log:
         if not self._lines:
             self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._done.add_done_callback(lambda done: done.exception())  # who did not wait learns at the next append
-        rest = json.dumps(record, separators=(",", ":")).encode()[1:]
-        self._lines.append(b'%b%08x",%b\n' % (_MARK, zlib.crc32(rest), rest))
+        self._lines.append(_sealed(record))
         self._sync |= sync
         self._writer = self._writer or asyncio.create_task(self._write())
         return asyncio.shield(self._done)  # one waiter's cancellation must not become everyone's
@@ -150,6 +153,9 @@ class Log:
         if data and not data.endswith(b"\n"):
             self._file.write(b"\n")  # a torn tail must not swallow the next record
         self.possibly_billed = +self.possibly_billed
+        if not self.secret:
+            self.secret = secrets.token_hex(16)
+            self._commit([_sealed({"kind": "opened", "secret": self.secret})], True)
 
     def _take(self, record: Record) -> None:
         kind = record["kind"]
@@ -158,6 +164,9 @@ class Log:
             return
         if kind == "derived":
             self.derived[record["key"]] = record["state"]
+            return
+        if kind == "opened":
+            self.secret = record["secret"]
             return
         t, key = record["t"], (record["t"], record.get("path", ""))
         self.before |= {digest: before for digest, before, *_ in record.get("new", ())}
@@ -179,6 +188,11 @@ class Log:
         if kind == "ask":
             self.possibly_billed[key] -= 1
             self.ledger.append(ledger_line(record))
+
+
+def _sealed(record: Record) -> bytes:
+    rest = json.dumps(record, separators=(",", ":")).encode()[1:]
+    return b'%b%08x",%b\n' % (_MARK, zlib.crc32(rest), rest)
 
 
 def ledger_line(ask: Record) -> Record:

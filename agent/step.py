@@ -85,6 +85,8 @@ class World:
     def __init__(self, log: Log, instance: str, model: Model, sandbox: Sandbox, budget: Budget | None = None) -> None:
         self.log, self.instance, self.model, self.sandbox = log, instance, model, sandbox
         self.budget = budget or Budget()
+        self.restart_drifted = False
+        """Whether a trajectory that drifted is set aside and begun again, rather than stopping the run."""
         self.stopping = False
         """Set by whoever wants the run to end: what is on its way is finished and recorded, nothing new is asked."""
         self.changed: Callable[[str, str], None] = lambda trajectory, path: None
@@ -111,6 +113,13 @@ class World:
             return state
 
         return await self._shared(f"derived {what}", perform)
+
+    async def close(self) -> None:
+        """Cancel what still executes for nobody, and close the log. Raises LogBroken if it cannot be written."""
+        for task in list(self._running.values()):
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await self.log.close()
 
     async def _execute(self, key: str, run: Run) -> Execution:
         done = await self.sandbox.execute(
@@ -170,7 +179,7 @@ class Step:
             final = isinstance(error, ContextOverflow)
             log.append(record | {"kind": "refused", "why": str(error), "final": final})
             raise
-        self.world.budget.add(reply)
+        self.world.budget.add(reply, request.model)
         said = talk.then("assistant", reply.text)
         log.before[said.digest] = talk.digest
         result = reply.model_dump(mode="json", exclude_defaults=True) | {"text": reply.text, "cost": reply.cost}
@@ -206,18 +215,16 @@ class Step:
 
     async def all(self, branches: Mapping[str, Callable[[Step], Awaitable[T]]]) -> dict[str, T]:
         """Run branches together, each in the scope of its name. An error waits until the others, paid for too, have ended."""
-        tasks = {name: asyncio.ensure_future(branch(self.scope(name))) for name, branch in branches.items()}
-        try:
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
-        finally:
-            for task in tasks.values():
-                task.cancel()
-        return {name: task.result() for name, task in tasks.items()}
+        return dict(
+            zip(branches, await settled(*(branch(self.scope(name)) for name, branch in branches.items())), strict=True)
+        )
 
     def _claim(self, name: str) -> str:
         path = self._at + name
         if path in self._used:
-            raise ValueError(f"{self.trajectory}: two effects are called {path}; name each, or give each branch a scope")
+            raise ValueError(
+                f"{self.trajectory}: two effects are called {path}; name each, or give each branch a scope"
+            )
         self._used.add(path)
         log = self.world.log
         missing = (self.trajectory, path) not in log.effects
@@ -230,11 +237,15 @@ class Step:
         """Whether an effect differs because something before it was lost to damage, which is not drift."""
         if not self.world.log.damaged or _same(old, new):
             return False
-        self.world.log.set_aside(self.trajectory, self._used - {new["path"]}, f"a record before {new['path']} was damaged")
+        self.world.log.set_aside(
+            self.trajectory, self._used - {new["path"]}, f"a record before {new['path']} was damaged"
+        )
         return True
 
 
-async def trajectory(world: World, name: str, kind: type[T], strategy: Callable[[Step], Awaitable[Ended[T]]]) -> Ended[T]:
+async def trajectory(
+    world: World, name: str, kind: type[T], strategy: Callable[[Step], Awaitable[Ended[T]]]
+) -> Ended[T]:
     """Run a trajectory to its end, or give the end that is on record.
 
     `done`, `turns` and `context` are results and stay. `budget` and `error` are recorded as a stop: the same command,
@@ -244,7 +255,13 @@ async def trajectory(world: World, name: str, kind: type[T], strategy: Callable[
     if (known := world.log.ended.get(name)) is not None:
         return adapter.validate_python(known)
     try:
-        ended = await strategy(Step(world, name))
+        try:
+            ended = await strategy(Step(world, name))
+        except Drift as drift:
+            if not world.restart_drifted:
+                raise
+            world.log.set_aside(name, set(), str(drift))
+            ended = await strategy(Step(world, name))
     except ContextOverflow as error:
         ended = Ended(reason="context", note=str(error))
     except BudgetSpent as error:
@@ -260,6 +277,25 @@ async def trajectory(world: World, name: str, kind: type[T], strategy: Callable[
     await world.log.append({"t": name, "kind": "end", "result": world.log.ended[name]})
     world.changed(name, "")
     return ended
+
+
+async def settled(*running: Awaitable[T]) -> list[T]:
+    """All results in order. The first error is raised only when all have ended: what the others paid for is on record.
+
+    Cancelled, it cancels them and waits until they have let go of what they hold.
+    """
+    tasks = [asyncio.ensure_future(one) for one in running]
+    try:
+        await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    errors = [error for task in tasks if (error := task.exception())]
+    if errors:
+        raise errors[0]
+    return [task.result() for task in tasks]
 
 
 async def _wait(task: asyncio.Future[T]) -> T:
@@ -284,7 +320,11 @@ def _compare(old: Record, new: Record, talk: Message | None = None, log: Log | N
     if _same(old, new):
         return
     was, now = ({"kind": record["kind"], **record["request"]} for record in (old, new))
-    differs = {part: f"{part}: {was.get(part)!r} is now {now.get(part)!r}" for part in was | now if was.get(part) != now.get(part)}
+    differs = {
+        part: f"{part}: {was.get(part)!r} is now {now.get(part)!r}"
+        for part in was | now
+        if was.get(part) != now.get(part)
+    }
     if talk and log and "messages" in differs:
         recorded, here = set[str](), was.get("messages")  # a digest covers all before it
         while here:

@@ -1,0 +1,48 @@
+"""Executes untrusted code: a state is a value, and executing a command in one gives the next. See protocol.py."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runoff.sandbox.bubblewrap import Bubblewrap, probe
+    from runoff.sandbox.prerequisites import Finding
+    from runoff.sandbox.protocol import (
+        REPO,
+        Base,
+        Execution,
+        Limits,
+        Refused,
+        Sandbox,
+        SandboxError,
+        SandboxLost,
+        SandboxUnavailable,
+        State,
+        StoreFull,
+    )
+
+__all__ = [
+    "REPO",
+    "Base",
+    "Bubblewrap",
+    "Execution",
+    "Finding",
+    "Limits",
+    "Refused",
+    "Sandbox",
+    "SandboxError",
+    "SandboxLost",
+    "SandboxUnavailable",
+    "State",
+    "StoreFull",
+    "probe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imported where used: pydantic and asyncio together would cost every command its start."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = {"Bubblewrap": "bubblewrap", "probe": "bubblewrap", "Finding": "prerequisites"}.get(name, "protocol")
+    return getattr(import_module(f"runoff.sandbox.{module}"), name)

@@ -148,7 +148,12 @@ def _alike(texts: Sequence[str], wanted: Sequence[str]) -> range | None:
         for word in set(_WORD.findall(text)):
             holding[word].append(number)
     clues = sorted(
-        ((len(holding[word]), word, number) for number, line in enumerate(wanted) for word in set(_WORD.findall(line)) if word in holding)
+        (
+            (len(holding[word]), word, number)
+            for number, line in enumerate(wanted)
+            for word in set(_WORD.findall(line))
+            if word in holding
+        )
     )[:200]  # bounds the time; more clues would not find another place
     votes: Counter[int] = Counter()
     for often, word, number in clues:
@@ -160,7 +165,7 @@ def _alike(texts: Sequence[str], wanted: Sequence[str]) -> range | None:
         default=(0.0, 0),
     )
     if best[0] >= 0.5:
-        return range(-best[1], min(len(texts), -best[1] + len(wanted)))
+        return _fitted(texts, wanted, -best[1])
     # Not one word spelled as in the file: compare the longest line by its letters.
     longest = max(range(len(wanted)), key=lambda number: len(wanted[number]))
     aim = wanted[longest].strip()
@@ -172,17 +177,37 @@ def _alike(texts: Sequence[str], wanted: Sequence[str]) -> range | None:
     return range(max(0, at - longest), min(len(texts), at - longest + len(wanted)))
 
 
+def _fitted(texts: Sequence[str], wanted: Sequence[str], at: int) -> range:
+    """The region at `at`; a longer or shorter one about it if more lines agree then: one may be missing or added."""
+    plain = range(at, min(len(texts), at + len(wanted)))
+    slack = 3 + len(wanted) // 4
+    first = max(0, at - slack)
+    blocks = _agreeing(texts[first : at + len(wanted) + slack], wanted)
+    if sum(block.size for block in blocks) <= sum(block.size for block in _agreeing(texts[at : plain.stop], wanted)):
+        return plain
+    start = first + blocks[0].a - blocks[0].b
+    stop = first + blocks[-2].a + len(wanted) - blocks[-2].b
+    return range(max(0, start), min(len(texts), stop))
+
+
+def _agreeing(texts: Sequence[str], wanted: Sequence[str]) -> list[difflib.Match]:
+    return difflib.SequenceMatcher(None, texts, wanted).get_matching_blocks()
+
+
 def _first_difference(lines: Lines, region: range, wanted: Sequence[str]) -> tuple[int, str]:
     have = [lines.texts[number] for number in region]
-    for tag, i, _, j, j_end in difflib.SequenceMatcher(None, have, wanted, False).get_opcodes():
-        if tag == "equal":
+    for _, i, i_end, j, j_end in difflib.SequenceMatcher(None, have, wanted).get_opcodes():
+        while i < i_end and j < j_end and have[i] == wanted[j]:
+            i, j = i + 1, j + 1
+        if i == i_end and j == j_end:
             continue
         at = region.start + min(i, len(have) - 1)
-        if tag == "insert":
-            return at, f"your text has a line `{_shown(wanted[j])}` before line {region.start + i + 1} that is not in the file."
+        if i == i_end:
+            before = region.start + i + 1
+            return at, f"your text has a line `{_shown(wanted[j])}` before line {before} that is not in the file."
         if any("\udc80" <= letter <= "\udcff" for letter in have[i]):
             return at, f"line {at + 1} holds bytes that are not UTF-8 and cannot be quoted: leave it out."
-        if tag == "delete" or j == j_end:
+        if j == j_end:
             return at, f"your text lacks line {at + 1}: `{_shown(have[i])}`."
         return at, f"line {at + 1} is `{_shown(have[i])}`, your text has `{_shown(wanted[j])}`."
     return region.start, "it is cut short by the end of the file."
@@ -235,6 +260,10 @@ def _shown(line: str) -> str:
     """Printable and sendable: no undecodable bytes, no control characters but tabs, not over-long."""
     cut = line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…"
     return "".join(
-        "\ufffd" if "\ud800" <= letter <= "\udfff" else letter if letter == "\t" or letter.isprintable() else ascii(letter)[1:-1]
+        "\ufffd"
+        if "\ud800" <= letter <= "\udfff"
+        else letter
+        if letter == "\t" or letter.isprintable()
+        else ascii(letter)[1:-1]
         for letter in cut
     )

@@ -1,0 +1,235 @@
+"""Which files matter: a lexical short list, a model that says which are relevant, a ranking, a packed context."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+from runoff.agent.outline import outline
+from runoff.agent.prompts import prompts
+from runoff.agent.protocol import Message, Request, Sampling
+from runoff.agent.step import Ended, Step
+from runoff.sandbox.protocol import Value
+
+Tree = Mapping[str, bytes]
+"""The repository at its base commit: tracked path → contents."""
+
+CODE = frozenset(
+    ".py .pyi .pyx .pxd .js .mjs .cjs .jsx .ts .tsx .go .rs .java .c .h .cc .cpp .hpp .rb .php .cs".split()
+)
+_CHARACTERS_PER_TOKEN = 3.6
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]+|\d{2,}")
+_PART = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
+
+
+class ContextRecipe(Value):
+    """How the files that matter are found."""
+
+    shortlist: int = 40
+    """Files that the lexical search leaves in."""
+    relevance_tokens: int = 24_000
+    """Tokens of files shown in one relevance question."""
+    tokens: int = 64_000
+    """Tokens of the packed context."""
+
+
+class Context(Value):
+    """What all trajectories of an instance are shown of the repository, best first."""
+
+    whole: tuple[str, ...]
+    """Files shown whole."""
+    outlined: tuple[str, ...] = ()
+    """Files of which only the outline fits."""
+    summaries: dict[str, str] = {}
+
+
+class NoContext(Exception):
+    """No file of the repository could be taken as relevant."""
+
+
+def tokens(text: str | bytes) -> int:
+    """An estimate: characters / 3.6, as measured on source code."""
+    return math.ceil(len(text) / _CHARACTERS_PER_TOKEN)
+
+
+def is_test(path: str) -> bool:
+    """Whether a path is a test or belongs to the tests, by the conventions of the languages in `CODE`."""
+    parts = PurePosixPath(path).parts
+    name = parts[-1].lower()
+    return bool(
+        {"test", "tests", "testing", "__tests__", "spec"} & {part.lower() for part in parts[:-1]}
+        or name.startswith("test_")
+        or name == "conftest.py"
+        or re.search(r"(_test|\.test|\.spec|_spec)\.\w+$", name)
+    )
+
+
+def shortlist(tree: Tree, issue: str, limit: int) -> list[str]:
+    """Source files by how well they fit the issue, best first: BM25 over words and the parts of words.
+
+    BM25 (k1 = 1.2, b = 0.75): Robertson and Zaragoza, The Probabilistic Relevance Framework, 2009, section 3.
+    A file whose path or module name the issue names comes before all others.
+    """
+    paths = [
+        path
+        for path in sorted(tree)
+        if PurePosixPath(path).suffix in CODE and not is_test(path) and len(tree[path]) < 400_000
+    ]
+    bags = {path: Counter(_words(path + " " + tree[path].decode("utf-8", "replace"))) for path in paths}
+    lengths = {path: sum(bag.values()) for path, bag in bags.items()}
+    mean = sum(lengths.values()) / max(1, len(lengths))
+    wanted = Counter(_words(issue))
+    holders = Counter(word for bag in bags.values() for word in wanted.keys() & bag.keys())
+
+    def score(path: str) -> float:
+        bag, norm = bags[path], 1.2 * (0.25 + 0.75 * lengths[path] / mean)
+        return sum(
+            min(wanted[word], 3)
+            * math.log(1 + (len(paths) - holders[word] + 0.5) / (holders[word] + 0.5))
+            * (bag[word] * 2.2 / (bag[word] + norm))
+            for word in wanted.keys() & bag.keys()
+        )
+
+    named = {path for path in paths if path in issue or _module(path) in issue}
+    return sorted(paths, key=lambda path: (path not in named, -score(path), path))[:limit]
+
+
+async def find_context(
+    step: Step, model: str, ranker: str, tree: Tree, issue: str, recipe: ContextRecipe
+) -> Ended[Context]:
+    """Ask which of the short-listed files matter, have them ranked, pack them.
+
+    A reply that cannot be read is asked for once more; then the lexical order stands, which is said in `note`. Ends in
+    no value if the repository holds no source file at all.
+    """
+    listed = shortlist(tree, issue, recipe.shortlist)
+    if not listed:
+        return Ended(reason="done", note="the repository holds no source file that could be relevant")
+    batches = _batches(listed, tree, recipe.relevance_tokens)
+    found = await step.all(
+        {
+            f"relevance{n}": (lambda s, batch=batch: _relevant(s, model, tree, issue, batch))
+            for n, batch in enumerate(batches, 1)
+        }
+    )
+    notes = [f"relevance question {n} was not answered readably" for n, answer in found.items() if answer is None]
+    summaries = {path: text for answer in found.values() for path, text in (answer or {}).items()}
+    if not summaries:
+        notes.append("no file was called relevant: the order is that of the lexical search")
+        ranked = listed
+    else:
+        order = await _ranked(step, ranker, tree, issue, summaries)
+        if order is None:
+            notes.append("the ranking was not readable: the order is that of the lexical search")
+        ranked = [*(order or []), *(path for path in listed if path in summaries and path not in (order or []))]
+    return Ended(reason="done", value=pack(ranked, tree, recipe.tokens, summaries), note="; ".join(notes))
+
+
+def pack(ranked: Sequence[str], tree: Tree, budget: int, summaries: Mapping[str, str] = {}) -> Context:
+    """Whole files in order while they fit (one that does not fit is passed over, not the end), then outlines of the rest."""
+    whole, left = list[str](), budget
+    for path in ranked:
+        if (cost := tokens(tree[path])) <= left:
+            whole.append(path)
+            left -= cost
+    outlined = []
+    for path in ranked:
+        if path not in whole and (shown := outline(path, tree[path])) and (cost := tokens(shown)) <= left:
+            outlined.append(path)
+            left -= cost
+    return Context(whole=tuple(whole), outlined=tuple(outlined), summaries=dict(summaries))
+
+
+def shared_prompt(context: Context, tree: Tree, issue: str, grammar: str) -> Message:
+    """The system message that all trajectories of an instance share, byte for byte, so that providers cache it."""
+    text = prompts("shared").system(
+        issue=issue,
+        grammar=grammar,
+        paths=_listing(tree),
+        files={path: tree[path].decode("utf-8", "surrogateescape") for path in context.whole},
+        outlines={path: outline(path, tree[path]) for path in context.outlined},
+    )
+    return Message("system", text)
+
+
+async def _relevant(step: Step, model: str, tree: Tree, issue: str, batch: Sequence[str]) -> dict[str, str] | None:
+    """Path → one-line summary of the relevant files of a batch; None if twice no readable answer came."""
+    talk = Message(
+        "user", prompts("context").relevance(issue=issue, files={p: tree[p].decode("utf-8", "replace") for p in batch})
+    )
+    for attempt in ("ask", "again"):
+        answer = await step.ask(attempt, Request(model, Sampling(temperature=0, max_tokens=4096), talk))
+        read = _json(answer.reply.text)
+        if isinstance(read, dict):
+            return {path: str(read[path]).replace("\n", " ")[:300] for path in batch if path in read}
+        talk = answer.conversation.then("user", prompts("context").relevance_again())
+    return None
+
+
+async def _ranked(step: Step, model: str, tree: Tree, issue: str, summaries: Mapping[str, str]) -> list[str] | None:
+    files = {path: (tokens(tree[path]), summary) for path, summary in summaries.items()}
+    talk = Message("user", prompts("context").ranking(issue=issue, files=files))
+    for attempt in ("ranking", "ranking-again"):
+        answer = await step.ask(attempt, Request(model, Sampling(temperature=0, max_tokens=4096), talk))
+        read = _json(answer.reply.text)
+        if isinstance(read, list) and (order := [path for path in dict.fromkeys(map(str, read)) if path in summaries]):
+            return order
+        talk = answer.conversation.then("user", prompts("context").ranking_again())
+    return None
+
+
+def _json(reply: str) -> object:
+    """The last JSON value in a reply that stands in a fenced block, or the reply itself; None if neither reads."""
+    for text in [*re.findall(r"```(?:json)?\s*\n(.*?)\n\s*```", reply, re.DOTALL)[::-1], reply]:
+        try:
+            return json.loads(text)
+        except ValueError:
+            continue
+    return None
+
+
+def _batches(paths: Sequence[str], tree: Tree, budget: int) -> list[list[str]]:
+    batches, left = list[list[str]](), 0
+    for path in paths:
+        cost = tokens(tree[path])
+        if not batches or cost > left:
+            batches.append([])
+            left = budget
+        batches[-1].append(path)
+        left -= cost
+    return batches
+
+
+def _words(text: str) -> list[str]:
+    """Identifiers, lower-cased, and their parts: `parse_isotime` gives itself, parse, isotime."""
+    words = []
+    for word in _WORD.findall(text):
+        words.append(word.lower())
+        parts = [part.lower() for part in _PART.findall(word)]
+        words += parts if len(parts) > 1 else []
+    return words
+
+
+def _module(path: str) -> str:
+    """`src/pkg/mod.py` as an issue would name it, `pkg.mod`; a name without a dot says too little to be looked for."""
+    parts = PurePosixPath(path.removeprefix("src/").removeprefix("lib/")).with_suffix("").parts
+    return ".".join(parts) if len(parts) > 1 else "\0"
+
+
+def _listing(tree: Tree, limit: int = 300) -> list[str]:
+    """The repository's files for orientation, the deepest folders folded first if there are too many."""
+    paths = sorted(tree)
+    depth = max((path.count("/") for path in paths), default=0)
+    while len(paths) > limit and depth:
+        paths = sorted(
+            {
+                "/".join(path.split("/")[:depth]) + ("/…" if path.rstrip("/…").count("/") >= depth else "")
+                for path in paths
+            }
+        )
+        depth -= 1
+    return paths[:limit]

@@ -1,0 +1,105 @@
+"""Where an instance's code runs: the installed repository as a state, and the states that patches make of it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tarfile
+from pathlib import PurePosixPath
+
+from runoff.agent.context import Tree
+from runoff.agent.step import Run, World
+from runoff.sandbox.protocol import Limits, Refused, State, Value
+
+_COMPILED = frozenset(
+    ".c .h .cc .cpp .cxx .hpp .hxx .pyx .pxd .pxi .rs .go .f .f90 .s .swg .i .ts .tsx .proto .y .l .in".split()
+)
+_BUILD_FILES = frozenset(
+    "setup.py setup.cfg pyproject.toml meson.build CMakeLists.txt Makefile configure package.json Cargo.toml".split()
+)
+
+
+class Built(Value):
+    """What installing the repository made of its files: a patch that touches the sources of it needs another build."""
+
+    copies: frozenset[str] = frozenset()
+    """Tracked files of which a copy was installed elsewhere: running the tests runs the copy."""
+    binaries: bool = False
+    """Something was compiled."""
+
+
+class Environment(Value):
+    state: State
+    """The repository at its base commit, installed."""
+    test: str | None = None
+    """The command that runs the repository's tests; None if there is none."""
+    build: str | None = None
+    """The command that builds the installed repository again after a change, without network."""
+    built: Built = Built()
+    env: dict[str, str] = {}
+    """Environment variables that its programs need."""
+
+    def needs_build(self, patch: bytes) -> bool:
+        """Whether a patch touches what the build made something of."""
+        touched = patched_paths(patch)
+        return bool(self.build) and any(
+            path in self.built.copies
+            or (
+                self.built.binaries
+                and (PurePosixPath(path).suffix in _COMPILED or PurePosixPath(path).name in _BUILD_FILES)
+            )
+            for path in touched
+        )
+
+
+class BuildFailed(Refused):
+    """The repository does not build any more with a patch."""
+
+
+def patched_paths(patch: bytes) -> list[str]:
+    """Paths that a git diff is about, old and new, in order."""
+    names: dict[str, None] = {}
+    for line in patch.decode("utf-8", "surrogateescape").splitlines():
+        if found := re.match(r'(?:---|\+\+\+|rename from|rename to) "?(?:[ab]/)?(.+?)"?\t?$', line):
+            names[found[1]] = None
+        elif found := re.match(r"diff --git a/(.+) b/\1$", line):
+            names[found[1]] = None
+    return [name for name in names if name != "/dev/null"]
+
+
+async def patched(world: World, environment: Environment, patch: bytes) -> State:
+    """The environment with a patch applied, and built again if the patch touches what was built. Made once.
+
+    Raises Refused if the patch does not apply, BuildFailed with the last lines if it no longer builds.
+    """
+    name = hashlib.blake2b(patch, digest_size=16).hexdigest()
+    applied = await world.derive(
+        f"{environment.state.digest} apply {name}", lambda: world.sandbox.apply(environment.state, patch)
+    )
+    if not environment.needs_build(patch):
+        return applied
+    argv = ("sh", "-ec", environment.build or "")
+    done = await world.execute(
+        Run(state=applied, argv=argv, env=environment.env, limits=Limits(seconds=900), freeze=True)
+    )
+    if done.exit_code != 0 or done.after is None:
+        raise BuildFailed(f"`{environment.build}` fails with this patch: {last_lines(done.text)}")
+    return done.after
+
+
+async def read_tree(world: World, environment: Environment) -> Tree:
+    """Every tracked regular file at the base commit. Read inside; the host only parses the archive in memory."""
+    command = "git ls-files -z | tar --create --no-recursion --ignore-failed-read --null --file=- --files-from=-"
+    limits = Limits(seconds=300, output=2 << 30)
+    done = await world.sandbox.execute(environment.state, ("sh", "-c", command), limits, freeze=False)
+    if done.exit_code != 0:
+        raise Refused(f"cannot read the repository's files: {last_lines(done.text)}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        members = [member for member in archive if member.isreg()]
+        return {member.name: archive.extractfile(member).read() for member in members}  # type: ignore[union-attr]
+
+
+def last_lines(text: str, limit: int = 300) -> str:
+    """The end of a program's output on one line, for messages."""
+    return " | ".join(line.strip() for line in text.strip().splitlines()[-5:] if line.strip())[-limit:]

@@ -1,0 +1,96 @@
+"""What running a generated test says: fixed, not fixed, or broken and why. Exit codes alone lie, so a wrapper reports.
+
+`harness.py` runs the script and prints a record behind a nonce that only this run knows. A candidate that ends the
+process, prints forged lines or fails to import can therefore not look fixed. What a candidate that adapts to all this
+inside the same process could still do is in the security model (docs).
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+from runoff.agent.step import Run, World
+from runoff.sandbox.protocol import Execution, Limits, State, Value
+
+CONTRACT = """\
+- It is a complete Python script, run from the root of the repository with the project importable; no test runner.
+- It ends with sys.exit(0) when the behaviour is what the issue asks for, and with sys.exit(2) when it is not.
+  (A failing `assert` of its own counts as exit 2. Any other exception, exit code, or running off the end says nothing.)
+- It must reach its verdict by observing behaviour: it calls the code and compares results. It does not read source code,
+  and it decides nothing from versions or file names.
+- It prints what it expected and what it got.
+- No network; it ends within {seconds} seconds."""
+
+
+class Verdict(Value):
+    outcome: Literal["fixed", "not fixed", "broken"]
+    why: str
+    output: str = ""
+    """What the script printed, capped, without the record; for people and models."""
+
+
+def test_run(
+    world: World, state: State, script: str, *, seconds: float, env: dict[str, str], repetition: int = 0
+) -> Run:
+    """The execution of a generated test in a state."""
+    request = json.dumps({"nonce": _nonce(world, state, script, repetition), "script": script})
+    limits = Limits(seconds=seconds)
+    argv = ("python", "-c", _harness())
+    return Run(state=state, argv=argv, stdin=request, env=env, limits=limits, repetition=repetition)
+
+
+def read_verdict(run: Run, done: Execution, shown: int = 4000) -> Verdict:
+    """The verdict of a finished test run; what it printed is cut to `shown` characters, head and tail."""
+    nonce = json.loads(run.stdin)["nonce"]
+    body, mark, record = done.stdout.decode("utf-8", "replace").rpartition(f"\n{nonce} ")
+    printed = capped(
+        (body if mark else done.stdout.decode("utf-8", "replace")) + done.stderr.decode("utf-8", "replace"), shown
+    )
+    if done.outcome == "timed out":
+        return Verdict(outcome="broken", why=f"no verdict within {run.limits.seconds:g} seconds", output=printed)
+    if not mark:
+        return Verdict(
+            outcome="broken",
+            why=f"the process ended (exit code {done.exit_code}) before the script did",
+            output=printed,
+        )
+    said = json.loads(record)
+    return Verdict(outcome=said["verdict"], why=said["why"], output=printed)
+
+
+def must_fail_control(scripts: list[str]) -> str:
+    """A script that imports what the tests import and then says `not fixed`: who passes it lies about all others."""
+    wanted: dict[str, None] = {}
+    for script in scripts:
+        try:
+            tree = ast.parse(script)
+        except SyntaxError:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", "") != "__future__":
+                wanted[ast.unparse(node)] = None
+    lines = [f"try:\n    {line}\nexcept Exception:\n    pass" for line in wanted if not line.endswith("*")]
+    return "\n".join([*lines, "import sys", "sys.exit(2)"]) + "\n"
+
+
+def capped(text: str, limit: int) -> str:
+    """Head and tail of a long text, with what was left out said."""
+    if len(text) <= limit:
+        return text
+    head, tail = text[: limit * 2 // 3], text[-(limit // 3) :]
+    return f"{head}\n[… {len(text) - len(head) - len(tail)} characters left out …]\n{tail}"
+
+
+@cache
+def _harness() -> str:
+    return files("runoff.agent").joinpath("harness.py").read_text()
+
+
+def _nonce(world: World, *what: object) -> str:
+    parts = "\0".join(map(str, [world.log.secret, *what]))
+    return hashlib.blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,0 +1,151 @@
+"""The command line. Nothing heavy is imported before a command that needs it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runoff import __version__
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(__version__, prog_name="runoff")
+def cli() -> None:
+    """Resolve software issues with language models: many trajectories in real sandboxes, votes, a verifier, a run-off.
+
+    \b
+    runoff doctor                                     what is here, what is missing, the one next command
+    runoff demo                                       three real issues of real projects, no key needed
+    runoff solve . --issue @bug.md --model openai/…   your own repository
+    """
+
+
+def _options(command: Any) -> Any:
+    """What every command that asks models has in common."""
+    for option in reversed(
+        [
+            click.option(
+                "--model",
+                "models",
+                multiple=True,
+                metavar="[ROLE=]NAME",
+                help="Model, as litellm names it; once for all, or one a role (relevance, ranker, tester, editor, verifier, selector).",
+            ),
+            click.option("--api-base", metavar="URL", help="An OpenAI-compatible server of your own."),
+            click.option(
+                "--price",
+                "prices",
+                multiple=True,
+                metavar="IN,OUT",
+                help="Dollars per million tokens, where litellm knows no price; NAME=IN,OUT for one model.",
+            ),
+            click.option(
+                "-n", "trajectories", type=click.IntRange(min=1), help="Trajectories an issue; the recipe says 10."
+            ),
+            click.option("--budget", metavar="SUM", help="Stop asking at this sum: 2.50 (dollars) or 300ktok."),
+            click.option("--recipe", default="hybrid", show_default=True, help="A recipe's name, or a TOML file."),
+            click.option(
+                "--set", "settings", multiple=True, metavar="PART.NAME=VALUE", help="Change one setting of the recipe."
+            ),
+            click.option(
+                "--out",
+                type=click.Path(path_type=Path),
+                help="The run's directory; the same command goes on with what is there.",
+            ),
+            click.option(
+                "--states",
+                type=click.Path(path_type=Path),
+                help="Where sandbox states are kept.  [default: ~/.cache/runoff/states]",
+            ),
+            click.option(
+                "--restart-drifted",
+                is_flag=True,
+                help="Begin trajectories again whose prompts or settings have changed since.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.argument("target")
+@click.option("--issue", metavar="TEXT|@FILE", help="The issue: its text, or @ and a file that holds it.")
+@click.option("--ref", help="The base commit of a git repository.  [default: HEAD]")
+@click.option("--setup", help="Shell command that installs the repository; it may use the network.  [default: a guess]")
+@click.option("--build", help="Shell command that builds it again after a change, without network.  [default: --setup]")
+@click.option("--test", help="Shell command that runs its tests.  [default: python -m pytest]")
+@_options
+def solve(**given: Any) -> None:
+    """Resolve an issue of TARGET: a local git repository or an unpacked source tree.
+
+    TARGET may also be a .jsonl file with one problem a line: {"target", "issue", "id", "setup", "build", "test", "ref"}.
+
+    \b
+    runoff solve . --issue "crash on empty input" --model openai/gpt-5 --budget 2
+    runoff solve ~/src/click --issue @bug.md --model anthropic/claude-sonnet-4-5 -n 6
+    runoff solve . --issue @bug.md --model openai/local --api-base http://127.0.0.1:8000/v1 --budget 500ktok
+
+    Writes patch.diff, selection.json, preds.jsonl and report.html into --out (runs/<name> if not given). Ctrl-C once
+    finishes what is paid for, twice stops now; the same command again goes on. Exit code: 0 patch, 1 none, 2 usage,
+    3 something is missing, 4 budget, 5 infrastructure.
+    """
+    from runoff.commands import solve_command
+
+    sys.exit(solve_command(**given))
+
+
+@cli.command()
+@click.option(
+    "--live", is_flag=True, help="Ask a real model instead of playing the recorded answers; needs --model and --budget."
+)
+@click.option("--only", multiple=True, metavar="ID", help="Only these issues.")
+@_options
+def demo(**given: Any) -> None:
+    """Resolve real issues of real projects here, without a key: the sandboxes, tests and votes are real, the model's answers recorded.
+
+    \b
+    runoff demo
+    runoff demo --live --model openai/gpt-5 --budget 3     the same issues with a real model: a real figure
+    """
+    from runoff.commands import demo_command
+
+    sys.exit(demo_command(**given))
+
+
+@cli.command()
+@click.option(
+    "--states",
+    type=click.Path(path_type=Path),
+    help="Where sandbox states are kept.  [default: ~/.cache/runoff/states]",
+)
+def doctor(states: Path | None) -> None:
+    """Say what is here, what is missing, and the one next command."""
+    from runoff.doctor import doctor_command
+
+    sys.exit(doctor_command(states))
+
+
+def main() -> None:
+    """The console script: errors that are for the user are one line, whatever raised them."""
+    from runoff.failure import one_line
+
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        where = f" ({error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
+        click.echo(f"runoff: {error.format_message()}{where}", err=True)
+        sys.exit(2)
+    except Exception as error:
+        line, code = one_line(error)
+        click.echo(f"runoff: {line}", err=True)
+        sys.exit(code)

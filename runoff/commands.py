@@ -1,0 +1,226 @@
+"""What the commands do, between the command line and a run: options resolved, the run watched, what it left named."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runoff.agent.budget import Budget, Prices, parse_budget
+from runoff.instance import BadTarget, Instance, local_instance
+from runoff.models import Answering, roles
+from runoff.pipeline import Models
+from runoff.progress import Progress
+from runoff.recipe import Recipe, load_recipe
+from runoff.run import Result, Run, RunDirectory, exit_code, write_views
+from runoff.sandbox.bubblewrap import Bubblewrap
+
+
+def solve_command(
+    target: str,
+    issue: str | None,
+    ref: str | None,
+    setup: str | None,
+    build: str | None,
+    test: str | None,
+    **options: Any,
+) -> int:
+    """`runoff solve`. Returns the exit code; raises errors that are for the user."""
+    commands = {"setup": setup, "build": build, "test": test}
+    if target.endswith(".jsonl") and Path(target).is_file():
+        instances, notes = problems(Path(target)), []
+    else:
+        made, notes = local_instance(Path(target), _issue(issue), ref=ref, **commands)
+        instances = [made]
+    for note in notes:
+        click.echo(f"runoff: {note}", err=True)
+    names = roles(options["models"])
+    recipe = _recipe(options)
+    out = options["out"] or Path("runs") / (instances[0].id if len(instances) == 1 else Path(target).stem)
+    _, results = run_to_end(instances, recipe, names, out, options)
+    for result in results:
+        click.echo(ended(result, out, alone=len(results) == 1))
+    return exit_code(results)
+
+
+def demo_command(live: bool, only: Sequence[str], **options: Any) -> int:
+    """`runoff demo`: the release pairs that come with runoff, with recorded answers or with a real model."""
+    from runoff.demo.show import demo
+
+    return demo(live, only, options)
+
+
+def run_to_end(
+    instances: Sequence[Instance],
+    recipe: Recipe,
+    names: Models,
+    out: Path,
+    options: dict[str, Any],
+    watch: Callable[[Run, Answering], None] = lambda run, model: None,
+) -> tuple[Run, list[Result]]:
+    """Run the instances in `out` until they end, and write everything that a run leaves."""
+    return asyncio.run(_run(instances, recipe, names, out, options, watch))
+
+
+def problems(file: Path) -> list[Instance]:
+    """The instances of a JSON-lines file. Raises BadTarget naming the line."""
+    instances: dict[str, Instance] = {}
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            wanted = {name: row.get(name) for name in ("ref", "setup", "build", "test")}
+            made, _ = local_instance((file.parent / row["target"]), str(row["issue"]), **wanted)
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadTarget(
+                f'{file}, line {number}: not a problem {{"target", "issue", …}}: {type(error).__name__} {error}'
+            ) from None
+        except BadTarget as error:
+            raise BadTarget(f"{file}, line {number}: {error}") from None
+        name = str(row.get("id") or made.id)
+        if name in instances:
+            raise BadTarget(f'{file}, line {number}: a second problem is called {name}; give each an "id"')
+        instances[name] = made.model_copy(update={"id": name})
+    if not instances:
+        raise BadTarget(f"{file} holds no problem")
+    return list(instances.values())
+
+
+def states(options: dict[str, Any]) -> Path:
+    """Where sandbox states are kept."""
+    return options.get("states") or Path.home() / ".cache" / "runoff" / "states"
+
+
+def ended(result: Result, out: Path, *, alone: bool) -> str:
+    """What became of an instance, in a line or two."""
+    lines = [
+        f"{result.instance}: {result.status}: {result.why}"
+        if result.status != "patch"
+        else f"{result.instance}: a patch"
+    ]
+    if result.status == "patch" and result.outcome:
+        where = out if alone else out / "views" / result.instance
+        lines = [
+            f"{result.instance}: {where / 'patch.diff'} — {first_line(result.why)}",
+            f"  why, in full: {out / 'report.html'}",
+        ]
+    if result.possibly_billed:
+        lines.append(f"  {result.possibly_billed} calls were on their way when a process was killed: possibly billed")
+    if result.damaged:
+        lines.append(f"  {result.damaged} damaged pieces in the log were set aside; what they held was made again")
+    return "\n".join(lines)
+
+
+def first_line(text: str, limit: int = 160) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+async def _run(
+    instances: Sequence[Instance],
+    recipe: Recipe,
+    names: Models,
+    out: Path,
+    options: dict[str, Any],
+    watch: Callable[[Run, Answering], None],
+) -> tuple[Run, list[Result]]:
+    from runoff.report import report
+
+    budget = _budget(options.get("budget"))
+    model = Answering(names, api_base=options.get("api_base"), prices=_prices(options, names), budget=budget)
+    model.check()
+    began = time.monotonic()
+    async with Bubblewrap(states(options)) as sandbox:
+        run = Run(
+            RunDirectory(out),
+            instances,
+            recipe,
+            names,
+            model,
+            sandbox,
+            budget,
+            restart_drifted=options.get("restart_drifted", False),
+        )
+        try:
+            with Progress(run) as progress:
+                results = await _interruptible(run, progress)
+        finally:
+            await run.close()
+            await model.close()
+        write_views(run.directory, results, report(run, results, seconds=time.monotonic() - began))
+        watch(run, model)
+    return run, results
+
+
+async def _interruptible(run: Run, progress: Progress) -> list[Result]:
+    """Ctrl-C once: nothing new is begun, what is paid for is finished. Twice: stop now."""
+    solving = asyncio.ensure_future(run.solve())
+
+    def interrupt() -> None:
+        if run.stopping:
+            solving.cancel()
+        else:
+            progress.say("finishing what is paid for; Ctrl-C again stops now; the same command goes on from here")
+            run.stop()
+
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, interrupt)
+    try:
+        return await solving
+    except asyncio.CancelledError:
+        raise click.Abort from None
+    finally:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(name)
+
+
+def _issue(text: str | None) -> str:
+    if text is None:
+        raise BadTarget("no issue is given; give its text with --issue TEXT or --issue @FILE")
+    if not text.startswith("@"):
+        return text
+    path = Path(text[1:])
+    try:
+        return path.read_text(errors="replace")
+    except OSError as error:
+        raise BadTarget(f"--issue {text}: {error.strerror}") from None
+
+
+def _recipe(options: dict[str, Any]) -> Recipe:
+    recipe = load_recipe(options["recipe"], options["settings"])
+    return recipe.model_copy(update={"trajectories": options["trajectories"]}) if options["trajectories"] else recipe
+
+
+def _budget(text: str | None) -> Budget:
+    if text is None:
+        return Budget()
+    try:
+        return parse_budget(text)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _prices(options: dict[str, Any], names: Models) -> dict[str, Prices]:
+    prices: dict[str, Prices] = {}
+    for text in options.get("prices", ()):
+        name, equals, numbers = text.rpartition("=")
+        try:
+            each = [float(number) / 1e6 for number in numbers.split(",")]
+            found = Prices(input=each[0], cached=each[0], output=each[1])
+        except (ValueError, IndexError):
+            raise click.UsageError(
+                f"--price {text}: write it as IN,OUT or NAME=IN,OUT, dollars per million tokens"
+            ) from None
+        prices |= {model: found for model in ([name] if equals else set(names.values()))}
+    return prices
+
+
+__all__ = ["demo_command", "problems", "run_to_end", "solve_command", "states"]

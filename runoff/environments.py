@@ -1,0 +1,207 @@
+"""Builds an instance's environment: interpreter, dependencies and the installed repository, as one named state.
+
+The only executions with a network are here, before any model has written anything, and they know no secrets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import cast
+
+from runoff.agent.environment import Built, Environment, last_lines
+from runoff.agent.step import Run, World
+from runoff.instance import Instance, Source, read_source
+from runoff.sandbox.protocol import REPO, Base, Limits, Sandbox, State
+
+_VERSION = "1"  # of this recipe for building: part of the key
+_LIMITS = Limits(seconds=1800, output=32 << 10, file_size=8 << 30, memory=16 << 30, processes=4096)
+_UV = "/home/user/.local/bin/uv"
+_PASSED_ON = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+
+_GUESS = f"""
+if [ -f pyproject.toml ] || [ -f setup.py ] || [ -f setup.cfg ]; then
+    {_UV} pip install --quiet --python /env/bin/python pytest
+    {_UV} pip install --quiet --python /env/bin/python --editable .
+    for group in test tests dev; do
+        {_UV} pip install --quiet --python /env/bin/python --group "$group" 2>/dev/null || true
+    done
+    for file in requirements-test.txt requirements_test.txt test-requirements.txt requirements/tests.txt tests/requirements.txt; do
+        if [ -f "$file" ]; then {_UV} pip install --quiet --python /env/bin/python --requirement "$file" 2>/dev/null || true; fi
+    done
+elif [ -f requirements.txt ]; then
+    {_UV} pip install --quiet --python /env/bin/python pytest --requirement requirements.txt
+else
+    {_UV} pip install --quiet --python /env/bin/python pytest
+fi
+"""
+
+
+class EnvironmentFailed(Exception):
+    """The repository could not be installed: which command failed, with its last lines, and what to type."""
+
+
+async def build(world: World, instance: Instance, tell: Callable[[str], None] = lambda text: None) -> Environment:
+    """The environment of an instance: found by the key of all that made it, or built. Raises EnvironmentFailed.
+
+    Every key is content: the source, the commands, the interpreter. Nothing half-made is left under a name.
+    """
+    sandbox = world.sandbox
+    python, binds = _interpreter()
+    base = await sandbox.base(Base(binds=binds))
+    setup = instance.setup or _GUESS
+    key = _digest(_VERSION, base.digest, python, instance.digest, setup)
+    state = sandbox.named(f"environment {key}")
+    if state is None:
+        tell("installing")
+        state = await _install(
+            sandbox, await _with_tools(sandbox, base), read_source(instance), python, setup, seeded=bool(instance.setup)
+        )
+        sandbox.keep(f"environment {key}", state)
+    env = {"PYTHONPATH": f"{REPO}:{REPO}/src"} if await _runs_from_tree(world, state) else {}
+    test = instance.test or "python -m pytest"
+    build_again = instance.build or instance.setup
+    environment = Environment(state=state, test=test, build=build_again, env=env)
+    return environment.model_copy(update={"built": await _built(world, environment)})
+
+
+async def _install(sandbox: Sandbox, state: State, source: Source, python: str, setup: str, *, seeded: bool) -> State:
+    state = await _bring_in(sandbox, state, source)
+    seed = "--seed " if seeded else ""  # a setup of one's own may call pip
+    state = await _run(
+        sandbox, state, f"{_UV} venv --quiet {seed}--no-project --python {python} /env", "making a virtual environment"
+    )
+    state = await _run(sandbox, state, setup, "the setup")
+    # What the setup left in the tree is no part of any later diff; and bytecode is compiled once, not at every execution.
+    finish = "git ls-files --others --exclude-standard --directory -z | tr '\\0' '\\n' | sed 's|^|/|' >> .git/info/exclude; /env/bin/python -m compileall -q /env . >/dev/null 2>&1; true"
+    return await _run(sandbox, state, finish, "finishing", network=False)
+
+
+async def _bring_in(sandbox: Sandbox, state: State, source: Source) -> State:
+    """The repository at REPO: with the history before the base commit, or with one commit made of a source tree."""
+    git = "git -c core.hooksPath=/dev/null -c user.name=runoff -c user.email=runoff@localhost -c commit.gpgSign=false"
+    if source.pack:
+        commit_and_refs = "".join(f"git update-ref {ref} {name}\n" for ref, name in source.refs.items())
+        state = await _run(sandbox, state, "git init -q -b main .", "making a repository", network=False)
+        state = await sandbox.write(state, {f"{REPO}/.git/shallow": source.shallow.encode()} if source.shallow else {})
+        done = await sandbox.execute(
+            state, ("sh", "-ec", "git index-pack --stdin --fix-thin >/dev/null"), _LIMITS, stdin=source.pack
+        )
+        if done.exit_code != 0 or done.after is None:
+            raise EnvironmentFailed(f"the repository's objects cannot be read: {last_lines(done.text)}")
+        refs = f"{commit_and_refs}git -c core.hooksPath=/dev/null reset -q --hard {source.commit}"
+        return await _run(sandbox, done.after, refs, "checking out the base commit", network=False)
+    state = await sandbox.unpack(state, source.archive, REPO)
+    first = f"rm -rf .git; {git} init -q -b main . && {git} add -A --force . && {git} commit -q --allow-empty -m 'the release'"
+    return await _run(sandbox, state, first, "making a repository of the source tree", network=False)
+
+
+async def _run(sandbox: Sandbox, state: State, command: str, what: str, *, network: bool = True) -> State:
+    done = await sandbox.execute(state, ("sh", "-ec", command), _LIMITS, env=_environment(network), network=network)
+    if done.outcome == "finished" and done.exit_code == 0 and done.after:
+        return done.after
+    how = f"exit code {done.exit_code}" if done.outcome == "finished" else done.outcome
+    raise EnvironmentFailed(
+        f"{what} failed ({how}): {last_lines(done.text) or 'no output'}; give the right commands with --setup"
+    )
+
+
+async def _with_tools(sandbox: Sandbox, base: State) -> State:
+    """The base and uv, as a layer that all environments share."""
+    uv = _uv()
+    name = f"tools {base.digest} {_digest(str(uv.stat().st_size), uv.name, _uv_version(uv))}"
+    state = sandbox.named(name)
+    if state is None:
+        state = await sandbox.write(base, {_UV: uv.read_bytes()})
+        done = await sandbox.execute(state, ("chmod", "755", _UV), cwd="/")
+        if done.after is None or done.exit_code != 0:
+            raise EnvironmentFailed(f"uv cannot be brought in: {last_lines(done.text)}")
+        sandbox.keep(name, state := done.after)
+    return state
+
+
+def _uv() -> Path:
+    from uv import find_uv_bin
+
+    return Path(find_uv_bin())
+
+
+def _uv_version(uv: Path) -> str:
+    return subprocess.run([uv, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def _interpreter() -> tuple[str, tuple[str, ...]]:
+    """The Python that runs runoff, as the environments' interpreter, and what must be shown for it besides /usr."""
+    prefix = Path(sys.base_prefix).resolve()
+    python = prefix / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return str(python), () if prefix.is_relative_to("/usr") else (str(prefix),)
+
+
+def _environment(network: bool) -> dict[str, str]:
+    """What a setup may know: where the package index is, if that holds no password; caches off, bytecode on."""
+    env = {
+        "UV_NO_CACHE": "1",
+        "UV_LINK_MODE": "copy",
+        "UV_PYTHON_DOWNLOADS": "never",
+        "PIP_NO_CACHE_DIR": "1",
+        "VIRTUAL_ENV": "/env",
+    }
+    env |= {
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "SSL_CERT_FILE": _CERTIFICATES,
+        "PIP_CERT": _CERTIFICATES,
+        "UV_HTTP_TIMEOUT": "120",
+    }
+    if not network:
+        return env
+    known = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    if (index := _pip_index()) and "PIP_INDEX_URL" not in known:
+        known["PIP_INDEX_URL"] = index
+    if "PIP_INDEX_URL" in known and not {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & known.keys():
+        known["UV_DEFAULT_INDEX"] = known["PIP_INDEX_URL"]
+    for name, value in known.items():
+        if "@" in value:
+            raise EnvironmentFailed(
+                f"{name} holds a password, which must not enter a sandbox; use an index without one"
+            )
+    return env | known
+
+
+def _pip_index() -> str | None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
+
+
+async def _runs_from_tree(world: World, state: State) -> bool:
+    """Whether nothing of the repository was installed, so that its tree must be on the path.
+
+    An installed project leaves a `.pth` file or a record of where it came from that names the tree, or a copy of itself.
+    """
+    command = f"grep -rlsF {REPO} --include=*.pth --include=direct_url.json --include=*.egg-link /env/lib"
+    done = await world.execute(Run(state=state, argv=("sh", "-c", command), cwd="/"))
+    return not done.stdout.strip()
+
+
+async def _built(world: World, environment: Environment) -> Built:
+    script = files("runoff").joinpath("built.py").read_text()
+    done = await world.execute(
+        Run(state=environment.state, argv=("python", "-c", script), limits=Limits(seconds=300, output=8 << 20))
+    )
+    try:
+        said = cast("dict[str, object]", json.loads(done.stdout.decode("utf-8", "surrogateescape")))
+    except ValueError:
+        raise EnvironmentFailed(f"cannot see what the setup built: {last_lines(done.text)}") from None
+    return Built.model_validate(said)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,44 @@
+"""Errors as users see them: one plain line, what is wrong, where, what to do; and the exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+
+USAGE, MISSING, INFRASTRUCTURE = 2, 3, 5
+
+
+def one_line(error: Exception) -> tuple[str, int]:
+    """The line and the exit code of an error. With RUNOFF_TRACEBACK=1 an unexpected one shows where it comes from."""
+    from runoff.agent.log import LogBroken, LogBusy
+    from runoff.agent.protocol import ModelMisconfigured
+    from runoff.instance import BadTarget
+    from runoff.recipe import BadRecipe
+    from runoff.run import BadRun
+    from runoff.sandbox.protocol import SandboxError, SandboxUnavailable, StoreFull
+
+    text = " ".join(str(error).split())
+    if isinstance(error, BadTarget | BadRecipe | BadRun | LogBusy):
+        return text, USAGE
+    if isinstance(error, ModelMisconfigured):
+        return text, error.exit_code
+    if isinstance(error, SandboxUnavailable):
+        return text, MISSING
+    if isinstance(error, StoreFull):
+        return f"{text}; free some space, or give another --states, and type the same command again", INFRASTRUCTURE
+    if isinstance(error, LogBroken | SandboxError):
+        return text, INFRASTRUCTURE
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"the disk is full ({error.filename or 'while writing'}); free some space and type the same command again",
+            INFRASTRUCTURE,
+        )
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}", USAGE
+    if os.environ.get("RUNOFF_TRACEBACK"):
+        traceback.print_exception(error)
+    return (
+        f"a mistake in runoff: {type(error).__name__}: {text}; please report it with what RUNOFF_TRACEBACK=1 shows",
+        INFRASTRUCTURE,
+    )

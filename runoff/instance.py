@@ -1,0 +1,190 @@
+"""An instance: one problem, a repository at its base commit and a statement. Never the answer."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import tarfile
+import tempfile
+from pathlib import Path
+
+from runoff.sandbox.protocol import Value
+
+
+class BadTarget(Exception):
+    """The target or the issue cannot be used; the message says why, in one line."""
+
+
+class Instance(Value):
+    id: str
+    source: str
+    """The repository: a path of this machine."""
+    statement: str
+    commit: str | None = None
+    """The base commit; None for an unpacked source tree, which has no history."""
+    digest: str
+    """Names the source's contents."""
+    setup: str | None = None
+    build: str | None = None
+    test: str | None = None
+
+
+class Source(Value):
+    """What is brought into the sandbox, as two streams for its own tar and git."""
+
+    archive: bytes = b""
+    """A tar of the tree, for a source tree without history."""
+    commit: str = ""
+    pack: bytes = b""
+    """A git pack of the base commit and all before it, and of nothing after it."""
+    refs: dict[str, str] = {}
+    """Tags that the base commit already had."""
+    shallow: str = ""
+
+
+def local_instance(
+    target: Path,
+    issue: str,
+    *,
+    ref: str | None = None,
+    setup: str | None = None,
+    build: str | None = None,
+    test: str | None = None,
+) -> tuple[Instance, list[str]]:
+    """The instance for a local git repository or unpacked source tree, and what a user should be told. Raises BadTarget."""
+    if not target.exists():
+        raise BadTarget(f"no such path: {target}; give a git repository or an unpacked source tree")
+    if not target.is_dir():
+        raise BadTarget(f"{target} is a file; give a git repository or an unpacked source tree")
+    if not issue.strip():
+        raise BadTarget("the issue is empty; give its text with --issue TEXT or --issue @FILE")
+    path, notes = target.resolve(), list[str]()
+    if (path / ".git").exists():
+        commit = _commit(path, ref)
+        digest = commit
+        if _dirty(path):
+            notes.append(f"{target}: uncommitted changes are left out, the base is commit {commit[:12]}")
+    elif ref:
+        raise BadTarget(f"{target} is not a git repository, so it has no {ref}")
+    else:
+        if not any(path.iterdir()):
+            raise BadTarget(f"{target} is empty: not a repository")
+        if not _has_source(path):
+            raise BadTarget(f"{target} is not a repository: it holds no source files")
+        commit, digest = None, hashlib.blake2b(_archive(path), digest_size=20).hexdigest()
+    made = Instance(
+        id=re.sub(r"[^A-Za-z0-9._-]+", "-", path.name) or "repository",
+        source=str(path),
+        statement=issue.strip() + "\n",
+        commit=commit,
+        digest=digest,
+        setup=setup,
+        build=build,
+        test=test,
+    )
+    return made, notes
+
+
+def read_source(instance: Instance) -> Source:
+    """The files to bring in: for a git repository exactly the objects that the base commit reaches."""
+    path = Path(instance.source)
+    if instance.commit is None:
+        return Source(archive=_archive(path))
+    repository = _repository(path)
+    tags = [
+        line.split(" ", 1)
+        for line in repository.git.tag("--merged", instance.commit, format="%(objectname) %(refname)").splitlines()
+    ]
+    with tempfile.TemporaryFile() as wanted:
+        wanted.write("".join(f"{name}\n" for name in [instance.commit, *(name for name, _ in tags)]).encode())
+        wanted.seek(0)
+        pack = repository.git.pack_objects(
+            "--revs", "--stdout", "--quiet", istream=wanted, stdout_as_string=False, strip_newline_in_stdout=False
+        )
+    shallow = path / ".git" / "shallow"
+    return Source(
+        commit=instance.commit,
+        pack=pack,
+        refs={ref: name for name, ref in tags},
+        shallow=shallow.read_text() if shallow.is_file() else "",
+    )
+
+
+def _archive(path: Path) -> bytes:
+    """The tree as tar: sorted, without owners and times, so that equal trees are equal archives. Links stay links."""
+
+    def plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        parts = Path(member.name).parts
+        if (
+            parts
+            and (parts[-1] == "__pycache__" or parts[-1] == ".venv")
+            or not (member.isreg() or member.isdir() or member.issym())
+        ):
+            return None
+        member.uid = member.gid = 0
+        member.uname = member.gname = ""
+        member.mtime = 1_000_000_000
+        member.mode = 0o755 if member.mode & 0o100 or member.isdir() else 0o644
+        return member
+
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        tar.add(path, arcname=".", filter=plain)
+    return packed.getvalue()
+
+
+def _has_source(path: Path) -> bool:
+    from runoff.agent.context import CODE
+
+    for _, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if any(Path(name).suffix in CODE for name in names):
+            return True
+    return False
+
+
+def _repository(path: Path):  # type: ignore[no-untyped-def]
+    from git import Repo
+
+    return Repo(path)
+
+
+def _commit(path: Path, ref: str | None) -> str:
+    from git import GitCommandError, InvalidGitRepositoryError
+
+    try:
+        return str(
+            _repository(path).git.rev_parse("--verify", "--quiet", "--end-of-options", f"{ref or 'HEAD'}^{{commit}}")
+        )
+    except InvalidGitRepositoryError:
+        raise BadTarget(f"{path} is not a git repository, though it has a .git") from None
+    except GitCommandError as error:
+        if "dubious ownership" in str(error):
+            raise BadTarget(
+                f"git refuses {path}, which another user owns; git config --global --add safe.directory {path}"
+            ) from None
+        raise BadTarget(
+            f"{path} has no commit {ref}" if ref else f"{path} has no commit yet; commit your work first"
+        ) from None
+
+
+def _dirty(path: Path) -> bool:
+    """Whether tracked files differ from HEAD. Never `git status`: it would run programs that the repository's own
+    configuration names (filters, fsmonitor) on the host."""
+    repository = _repository(path)
+    if repository.git.diff_index("--cached", "--name-only", "HEAD"):
+        return True
+    for entry in repository.index.entries.values():
+        file = path / str(entry.path)
+        if file.is_symlink() or not file.is_file():
+            continue
+        found = file.stat()
+        if found.st_size != entry.size:
+            return True
+        if int(found.st_mtime) != entry.mtime[0]:
+            data = file.read_bytes()
+            if hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).digest() != entry.binsha:
+                return True
+    return False

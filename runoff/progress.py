@@ -1,0 +1,117 @@
+"""What a person sees while a run works: a live table on a terminal, plain lines elsewhere. All on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from runoff.run import Run
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+_REFRESH = 0.25  # seconds between two looks at the run
+_PLAIN = 10.0  # seconds between two plain lines about one instance
+
+
+class Progress:
+    """Watches a run until closed. Everything shown is read from the run: there is nothing to keep in step."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._began = run, time.monotonic()
+        self._live: Live | None = None
+        self._said: dict[str, tuple[str, float]] = {}
+        self._shown = 0.0
+        self._terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        self._run.changed = self.look
+        if self._terminal:
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(
+                console=Console(stderr=True), get_renderable=self._table, refresh_per_second=4, transient=True
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run.changed = lambda: None
+        if self._live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line for the user, above the table if there is one."""
+        if self._live:
+            self._live.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def look(self) -> None:
+        now = time.monotonic()
+        if self._live or now - self._shown < _REFRESH:
+            return
+        self._shown = now
+        for name in self._run.worlds:
+            stage = self._run.stages.get(name, "")
+            said, when = self._said.get(name, ("", -_PLAIN))
+            if stage and (stage != said or now - when >= _PLAIN):
+                self._said[name] = (stage, now)
+                trajectories, candidates, executions = self._counts(name)
+                self.say(
+                    f"[{now - self._began:5.1f}s] {name}: {stage} · trajectories {trajectories} · candidates {candidates} · "
+                    f"executions {executions} · {self.money()}"
+                )
+
+    def money(self) -> str:
+        """What was spent: dollars, the cap if there is one, unknown prices said."""
+        ledger = self._run.ledger()
+        cap = f" of ${self._run.budget.money:.2f}" if self._run.budget.money is not None else ""
+        tokens = f"{ledger.input + ledger.output:,} tokens"
+        if self._run.budget.tokens is not None:
+            tokens += f" of {self._run.budget.tokens:,}"
+        unknown = f", {ledger.unknown} calls at an unknown price" if ledger.unknown else ""
+        if not ledger.calls and ledger.recorded:
+            return f"{ledger.recorded} recorded answers, nothing paid"
+        return f"{ledger.calls} calls, {tokens}, ${ledger.cost:.4f}{cap}{unknown}"
+
+    def _counts(self, name: str) -> tuple[str, int, int]:
+        log, wanted = self._run.worlds[name].log, self._run.recipe.trajectories
+        ended = [t for t in log.ended if t.startswith("editing-")]
+        with_patch = [t for t in ended if (log.ended[t].get("value") or {}).get("patch")]
+        return f"{len(ended)}/{wanted}", len(with_patch), len(log.executions)
+
+    def _left(self, name: str) -> str:
+        """Time left, as if the trajectories still to come took what those that ended took; nothing while none has."""
+        log, wanted = self._run.worlds[name].log, self._run.recipe.trajectories
+        ended = Counter(t.split("-")[0] for t in log.ended)
+        share = (ended["testing"] + ended["editing"]) / (2 * wanted)
+        passed = time.monotonic() - self._began
+        return "" if not share or share == 1 else f"~{passed / share - passed:.0f} s"
+
+    def _table(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=f"runoff · {time.monotonic() - self._began:.0f} s · {self.money()}", expand=False)
+        for column in ("instance", "stage", "trajectories", "candidates", "executions", "left"):
+            table.add_column(column)
+        for name in self._run.worlds:
+            trajectories, candidates, executions = self._counts(name)
+            cells = (
+                name,
+                self._run.stages.get(name, "waiting"),
+                trajectories,
+                str(candidates),
+                str(executions),
+                self._left(name),
+            )
+            table.add_row(*map(Text, cells))
+        return table

@@ -1,0 +1,70 @@
+"""A recipe: the stages' parameters as data, read from TOML, changed by `--set a.b=value`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from runoff.agent.context import ContextRecipe
+from runoff.agent.editing import EditingRecipe
+from runoff.agent.testing import TestingRecipe
+from runoff.sandbox.protocol import Value
+from runoff.selection.elect import SelectionRecipe
+
+
+class Recipe(Value):
+    """Which composition of stages runs, and how much of each. Everything that changes a result is in here."""
+
+    name: str = "hybrid"
+    trajectories: int = Field(default=10, ge=1)
+    """How many testing and editing trajectories an issue gets (parallel scaling); their `turns` are the serial scaling."""
+    context: ContextRecipe = ContextRecipe()
+    testing: TestingRecipe = TestingRecipe()
+    editing: EditingRecipe = EditingRecipe()
+    selection: SelectionRecipe = SelectionRecipe()
+
+
+class BadRecipe(Exception):
+    pass
+
+
+def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
+    """A recipe by the name of one that comes with runoff, or by the path of a TOML file. Raises BadRecipe, in one line."""
+    shipped = files("runoff").joinpath("recipes", f"{name}.toml")
+    path = Path(name)
+    if shipped.is_file():
+        text = shipped.read_text()
+    elif path.is_file():
+        text = path.read_text()
+    else:
+        known = sorted(entry.name.removesuffix(".toml") for entry in files("runoff").joinpath("recipes").iterdir())
+        raise BadRecipe(f"no recipe {name!r}: it is neither a file nor one of {', '.join(known)}")
+    try:
+        data = tomllib.loads(text)
+        for setting in settings:
+            _set(data, setting)
+        return Recipe.model_validate(data)
+    except tomllib.TOMLDecodeError as error:
+        raise BadRecipe(f"{name}: not TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadRecipe(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _set(data: dict[str, Any], setting: str) -> None:
+    name, equals, text = setting.partition("=")
+    if not equals:
+        raise BadRecipe(f"--set {setting}: write it as part.name=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *parents, last = name.strip().split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+    data[last] = value

@@ -1,0 +1,310 @@
+"""A run: one directory with everything that happened; the same command goes on with it after anything.
+
+<out>/run.toml                  what was asked for, resolved, with versions
+<out>/log/<instance>.jsonl      the event log: the one thing that matters
+<out>/views/<instance>/         selection.json, patch.diff; made from the log
+<out>/preds.jsonl  report.html  (and patch.diff, selection.json where the run has one instance)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from runoff import __version__
+from runoff.agent.budget import Budget
+from runoff.agent.log import Log, LogBroken, LogBusy
+from runoff.agent.protocol import Model, ModelMisconfigured, Stopping
+from runoff.agent.step import Drift, World, settled
+from runoff.environments import EnvironmentFailed
+from runoff.instance import BadTarget, Instance
+from runoff.pipeline import Models, Outcome, solve
+from runoff.recipe import Recipe
+from runoff.sandbox.protocol import Sandbox, SandboxError, StoreFull, Value
+
+Status = Literal["patch", "none", "budget", "stopped", "failed"]
+EXIT = {"patch": 0, "none": 1, "budget": 4, "stopped": 130, "failed": 5}
+"""Exit code of a run that ends so. Beside these: 2 usage, 3 something is missing."""
+
+
+class BadRun(Exception):
+    """The run directory cannot be used for this command."""
+
+
+class Result(Value):
+    """How an instance ended. `failed` and `stopped` are nobody's verdict: the same command tries again."""
+
+    instance: str
+    status: Status
+    why: str = ""
+    outcome: Outcome | None = None
+    possibly_billed: int = 0
+    damaged: int = 0
+
+
+class Ledger(Value):
+    """What a run's calls took, recorded answers apart; `unknown` calls have a price that nobody knows."""
+
+    calls: int = 0
+    recorded: int = 0
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+    cost: float = 0.0
+    unknown: int = 0
+    possibly_billed: int = 0
+
+
+class RunDirectory:
+    """Opened for one command; refuses a directory that holds another run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self, instances: Sequence[Instance], recipe: Recipe, models: Models, sandbox: str) -> None:
+        """Write run.toml, or check that the one here says the same. Raises BadRun, in one line."""
+        asked = _identity(instances, recipe, models)
+        file = self.path / "run.toml"
+        if self.path.exists() and not self.path.is_dir():
+            raise BadRun(f"{self.path} is a file; give another --out")
+        if file.exists():
+            try:
+                known = tomllib.loads(file.read_text())
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+                raise BadRun(
+                    f"{file} is damaged; the log beside it is not: move run.toml away and type the command again"
+                ) from None
+            if differs := [part for part in asked if known.get(part) != asked[part]]:
+                raise BadRun(
+                    f"{self.path} holds a run with another {_named(differs[0], known, asked)}; give another --out"
+                )
+            return
+        if self.path.is_dir() and any(self.path.iterdir()):
+            if not (self.path / "log").is_dir():
+                raise BadRun(f"{self.path} is not empty and holds no run; give another --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        about = {"runoff": __version__, "python": platform.python_version(), "sandbox": sandbox}
+        write_whole(file, tomli_w.dumps(asked | {"about": about}).encode())
+
+    def log(self, instance: str) -> Path:
+        return self.path / "log" / f"{instance}.jsonl"
+
+    def view(self, instance: str, name: str) -> Path:
+        return self.path / "views" / instance / name
+
+
+class Run:
+    """Instances being solved together in one directory, under one budget."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        instances: Sequence[Instance],
+        recipe: Recipe,
+        models: Models,
+        model: Model,
+        sandbox: Sandbox,
+        budget: Budget,
+        *,
+        restart_drifted: bool = False,
+    ) -> None:
+        self.directory, self.instances, self.recipe, self.models = directory, instances, recipe, models
+        self.sandbox, self.budget = sandbox, budget
+        self.worlds: dict[str, World] = {}
+        self.stages: dict[str, str] = {}
+        self.results: dict[str, Result] = {}
+        self.changed: Callable[[], None] = lambda: None
+        """Told whenever something happened: progress for people."""
+        directory.open(instances, recipe, models, sandbox.name)
+        for instance in instances:
+            world = World(Log(directory.log(instance.id)), instance.id, model, sandbox, budget)
+            world.restart_drifted = restart_drifted
+            world.changed = lambda *_: self.changed()
+            self.worlds[instance.id] = world
+            for line in world.log.ledger:
+                if not line["recorded"]:
+                    usage = line["usage"] or {}
+                    budget.spent_tokens += usage.get("input", 0) + usage.get("output", 0)
+                    budget.spent_money += line["cost"] or 0.0
+
+    @property
+    def stopping(self) -> bool:
+        return any(world.stopping for world in self.worlds.values())
+
+    def stop(self) -> None:
+        """Begin nothing new; what is paid for is still recorded."""
+        for world in self.worlds.values():
+            world.stopping = True
+
+    async def solve(self) -> list[Result]:
+        """Solve all instances together. What befalls one does not stop another."""
+        await settled(*map(self._one, self.instances))
+        return [self.results[instance.id] for instance in self.instances]
+
+    async def close(self) -> None:
+        """Write what is still to be written. Raises LogBroken if a log could not be."""
+        async with AsyncExitStack() as stack:
+            for world in self.worlds.values():
+                stack.push_async_callback(world.close)
+
+    def ledger(self) -> Ledger:
+        total: dict[str, Any] = dict.fromkeys(Ledger.model_fields, 0)
+        for world in self.worlds.values():
+            total["possibly_billed"] += sum(world.log.possibly_billed.values())
+            for line in world.log.ledger:
+                if line["recorded"]:
+                    total["recorded"] += 1
+                    continue
+                total["calls"] += 1
+                for part in ("input", "cached", "output"):
+                    total[part] += (line["usage"] or {}).get(part, 0)
+                total["cost"] += line["cost"] or 0.0
+                total["unknown"] += line["cost"] is None
+        return Ledger.model_validate(total)
+
+    async def _one(self, instance: Instance) -> None:
+        world = self.worlds[instance.id]
+        try:
+            outcome = await solve(
+                world, instance, self.recipe, self.models, lambda stage: self._tell(instance.id, stage)
+            )
+        except (ModelMisconfigured, StoreFull, LogBroken):
+            raise  # the same for every instance
+        except Stopping as error:
+            result = Result(instance=instance.id, status="stopped", why=str(error))
+        except (EnvironmentFailed, SandboxError, Drift, BadTarget, ValueError, OSError) as error:
+            result = Result(instance=instance.id, status="failed", why=f"{_kind(error)}{error}")
+        else:
+            result = Result(
+                instance=instance.id, status=_status(outcome), why=outcome.selection.reason, outcome=outcome
+            )
+        log = world.log
+        result = result.model_copy(update={"possibly_billed": log.possibly_billed.total(), "damaged": len(log.damaged)})
+        self.results[instance.id] = result
+        self._tell(instance.id, result.status)
+
+    def _tell(self, instance: str, stage: str) -> None:
+        self.stages[instance] = stage
+        self.changed()
+
+
+def exit_code(results: Sequence[Result]) -> int:
+    """0 if every instance has its patch; otherwise the gravest: failed, stopped, budget, none."""
+    found = {result.status for result in results}
+    return next((EXIT[status] for status in ("failed", "stopped", "budget", "none") if status in found), 0)
+
+
+def write_views(directory: RunDirectory, results: Sequence[Result], report: str) -> None:
+    """Everything a run leaves beside its log; can be made again at any time."""
+    predictions = []
+    for result in results:
+        outcome = result.outcome
+        patch = (outcome.patch if outcome else None) or b""
+        selection = {"instance_id": result.instance, "status": result.status, "why": result.why}
+        if outcome:
+            selection |= {
+                "selection": outcome.selection.model_dump(mode="json"),
+                "context": outcome.context.model_dump(mode="json"),
+            }
+            selection["samples"] = [_sample(sample.model_dump(mode="json")) for sample in outcome.samples]
+        text = json.dumps(selection, indent=1, sort_keys=True).encode() + b"\n"
+        places = [directory.view(result.instance, "")] + ([directory.path] if len(results) == 1 else [])
+        for place in places:
+            write_whole(place / "selection.json", text)
+            if patch:
+                write_whole(place / "patch.diff", patch)
+            else:
+                (place / "patch.diff").unlink(missing_ok=True)
+        if result.status in ("patch", "none"):  # an infrastructure failure is never an empty patch
+            predictions.append(
+                {
+                    "instance_id": result.instance,
+                    "model_name_or_path": f"runoff-{__version__}",
+                    "model_patch": patch.decode("utf-8", "surrogateescape"),
+                }
+            )
+    lines = "".join(json.dumps(prediction) + "\n" for prediction in predictions)
+    write_whole(directory.path / "preds.jsonl", lines.encode())
+    write_whole(directory.path / "report.html", report.encode("utf-8", "replace"))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """All of it or nothing, whoever reads meanwhile and whatever is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _identity(instances: Sequence[Instance], recipe: Recipe, models: Models) -> dict[str, Any]:
+    return {
+        "issue": {
+            instance.id: hashlib.blake2b(instance.statement.encode(), digest_size=8).hexdigest()
+            for instance in instances
+        },
+        "source": {instance.id: instance.digest for instance in instances},
+        "commands": {
+            instance.id: {name: value for name in ("setup", "build", "test") if (value := getattr(instance, name))}
+            for instance in instances
+        },
+        "recipe": recipe.model_dump(mode="json", exclude_none=True),
+        "model": dict(models),
+    }
+
+
+def _named(part: str, known: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Which part differs, down to the setting."""
+    was, now = known.get(part), asked[part]
+    while isinstance(was, dict) and isinstance(now, dict):
+        key = next((key for key in [*now, *was] if was.get(key) != now.get(key)), None)
+        if key is None or part == "issue":
+            break
+        part, was, now = f"{part}.{key}", was.get(key), now.get(key)
+    return part if part == "issue" or isinstance(now, dict) else f"{part} ({was!r}, now {now!r})"
+
+
+def _status(outcome: Outcome) -> Status:
+    if outcome.selection.chosen:
+        return "patch"
+    ends = [ended.reason for sample in outcome.samples for ended in (sample.test, sample.edit)] + [
+        outcome.context.reason
+    ]
+    if "budget" in ends:
+        return "budget"
+    if "error" in ends and not any(sample.edit.value for sample in outcome.samples):
+        return "failed"
+    return "none"
+
+
+def _sample(sample: dict[str, Any]) -> dict[str, Any]:
+    """A sample without the texts that stand elsewhere in the view: the patch and the test of a candidate."""
+    for part in ("test", "edit"):
+        if value := sample[part].get("value"):
+            sample[part]["value"] = {name: value[name] for name in ("id", "own_verdict") if name in value}
+    return sample
+
+
+def _kind(error: BaseException) -> str:
+    return (
+        "" if isinstance(error, EnvironmentFailed | SandboxError | Drift | BadTarget) else f"{type(error).__name__}: "
+    )
+
+
+__all__ = ["BadRun", "LogBusy", "Result", "Run", "RunDirectory", "exit_code", "write_views"]

@@ -1,0 +1,321 @@
+"""The sandbox for a machine without Docker: overlayfs and bubblewrap, as root or without.
+
+    async with Bubblewrap(Path("states")) as sandbox:
+        state = await sandbox.base(Base())
+        done = await sandbox.execute(state, ["sh", "-c", "echo hello > greeting"])
+
+All mounts and processes belong to one helper (cell.py) and die with it, and it dies with this process. To
+the kernel that is the thread that started it: the event loop's thread must outlive the sandbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import hashlib
+import itertools
+import json
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from runoff.sandbox import inside, prerequisites, skeleton
+from runoff.sandbox.prerequisites import Finding, Mode
+from runoff.sandbox.protocol import (
+    REPO,
+    Base,
+    Execution,
+    Limits,
+    Refused,
+    SandboxError,
+    SandboxLost,
+    SandboxUnavailable,
+    State,
+    StoreFull,
+)
+
+SANDBOX_UID = 64000
+"""Who runs inside when root runs the sandbox: nobody's number, owner of all that a sandbox wrote."""
+
+INSIDE_UID = 1000
+"""Who one is inside, rootless: the user who runs the sandbox, under another number."""
+
+_ERRORS: dict[str, type[SandboxError]] = {"refused": Refused, "full": StoreFull, "lost": SandboxLost}
+_TOOL = Limits(seconds=300, output=1 << 16, file_size=1 << 40)
+_LARGEST_DIFF = 64 << 20
+
+
+class Bubblewrap:
+    """See `Sandbox` in protocol.py. `root` is the directory of states: any number of processes may share it.
+
+    `mode` None is `root` for root where the machine allows it, otherwise `rootless`. The two write files of different
+    owners, so a directory of states belongs to one of them. No more than `slots` executions run at once; the others
+    wait in order.
+    """
+
+    def __init__(self, root: Path, mode: Mode | None = None, *, slots: int | None = None) -> None:
+        self.name = f"bubblewrap-{mode or 'root'}"
+        self._root, self._mode = Path(root), mode
+        self._slots = asyncio.Semaphore(slots or os.cpu_count() or 1)
+        self._numbers, self._waiting = itertools.count(1), dict[int, asyncio.Future[_Answer]]()
+        self._cpu, self._lost = 0.0, "it is not open"
+
+    async def __aenter__(self) -> Bubblewrap:
+        modes: list[Mode] = [self._mode] if self._mode else ["root", "rootless"] if os.geteuid() == 0 else ["rootless"]
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for mode in modes:
+            try:
+                await self._start(mode)
+            except SandboxUnavailable:
+                await self._stop()
+                if mode == modes[-1]:
+                    raise
+            except BaseException:
+                await self._stop()
+                raise
+            else:
+                self.name = f"bubblewrap-{mode}"
+                break
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    @property
+    def cpu_seconds(self) -> float:
+        """What all executions so far used, and the starting of them."""
+        return self._cpu
+
+    async def base(self, base: Base) -> State:
+        return State(layers=(await self._ask("base", binds=list(base.binds))).layers("layers"))
+
+    async def execute(
+        self,
+        state: State,
+        argv: Sequence[str],
+        limits: Limits = Limits(),
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] = {},
+        cwd: str = REPO,
+        network: bool = False,
+        freeze: bool = True,
+    ) -> Execution:
+        async with self._slots:
+            answer = await self._ask(
+                "execute",
+                stdin,
+                layers=list(state.layers),
+                argv=list(argv),
+                limits=limits.model_dump(),
+                env=dict(env),
+                cwd=cwd,
+                network=network,
+                resolver=_resolver() if network else [],
+                freeze=freeze,
+            )
+        said = answer.said
+        return Execution(
+            outcome=said["outcome"],
+            exit_code=said["exit_code"],
+            stdout=answer.stdout,
+            stderr=answer.stderr,
+            dropped=said["dropped"],
+            seconds=said["seconds"],
+            after=State(layers=answer.layers("after")) if said["after"] else None,
+        )
+
+    async def write(self, state: State, files: Mapping[str, bytes | None]) -> State:
+        command, packed = inside.write(files)
+        return _after(await self._tool(state, command, stdin=packed, cwd="/"))
+
+    async def unpack(self, state: State, archive: bytes, at: str) -> State:
+        return _after(await self._tool(state, inside.unpack(at), stdin=archive, cwd="/"))
+
+    async def read(self, state: State, path: str, limit: int = 16 << 20) -> bytes:
+        limits = _TOOL.model_copy(update={"output": limit + _TOOL.output})
+        done = await self._tool(state, inside.read(path, limit), limits, cwd="/", freeze=False)
+        if done.dropped or len(done.stdout) > limit:
+            raise Refused(f"{path}: more than {limit} bytes")
+        return done.stdout
+
+    async def apply(self, state: State, patch: bytes, at: str = REPO) -> State:
+        if not patch.strip():
+            return state  # git calls it an error to have nothing to do
+        return _after(await self._tool(state, inside.apply(), stdin=patch, env=inside.GIT_ENVIRONMENT, cwd=at))
+
+    async def diff(self, state: State, at: str = REPO) -> bytes:
+        limits = _TOOL.model_copy(update={"output": _LARGEST_DIFF})
+        done = await self._tool(state, inside.diff(), limits, env=inside.GIT_ENVIRONMENT, cwd=at, freeze=False)
+        if done.dropped:
+            raise Refused(f"the diff is larger than {_LARGEST_DIFF} bytes")
+        return done.stdout
+
+    def named(self, name: str) -> State | None:
+        with suppress(FileNotFoundError):
+            state = State(layers=tuple(json.loads(self._name(name).read_bytes())["layers"]))
+            return state if self._holds(state) else None
+        return None
+
+    def keep(self, name: str, state: State) -> None:
+        if not self._holds(state):
+            raise SandboxLost(f"the layers of state {state.digest} are not in the store")
+        target, text = self._name(name), json.dumps({"name": name, "layers": state.layers})
+        try:
+            target.parent.mkdir(exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=".", delete=False) as file:
+                file.write(text)
+            _sync(self._root)  # the layers too: what is named must be there after a power cut
+            Path(file.name).rename(target)
+            _sync(self._root)
+        except OSError as error:
+            raise (StoreFull(str(error)) if error.errno in (errno.ENOSPC, errno.EDQUOT) else error) from error
+
+    def find(self, digest: str) -> State | None:
+        """The state of a digest, if its layers are still there."""
+        with suppress(FileNotFoundError):
+            state = State(layers=(digest, *(self._root / digest / "below").read_text().split()))
+            return state if self._holds(state) else None
+        return None
+
+    def _holds(self, state: State) -> bool:
+        return all((self._root / layer / "u").is_dir() for layer in state.layers)
+
+    def _name(self, name: str) -> Path:
+        return self._root / "names" / f"{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}.json"
+
+    async def _tool(self, state: State, argv: Sequence[str], limits: Limits = _TOOL, **how: Any) -> Execution:
+        """One of the sandbox's own tools, which works or refuses."""
+        done = await self.execute(state, argv, limits, **how)
+        if done.outcome == "finished" and done.exit_code == 0:
+            return done
+        words = "; ".join(done.stderr.decode("utf-8", "replace").split("\n")[:20]).strip("; ")
+        if "No space left on device" in words:
+            raise StoreFull(words)
+        if done.outcome == "lost":
+            raise SandboxLost(words)
+        raise Refused(words or f"{argv[0]} {done.outcome}, exit code {done.exit_code}")
+
+    async def _start(self, mode: Mode) -> None:
+        tools = prerequisites.tools()
+        config = {
+            "root": mode == "root",
+            "uid": SANDBOX_UID if mode == "root" else INSIDE_UID,
+            "bwrap": tools["bwrap"],
+            "setpriv": tools["setpriv"],
+        }
+        alone = ["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        ours, theirs = socket.socketpair()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the helper lives
+        with theirs:
+            self._helper = await asyncio.create_subprocess_exec(
+                *(tools["setpriv"], "--pdeathsig", "KILL", tools["unshare"]),
+                *([] if mode == "root" else ["--user", "--map-root-user"]),
+                *(*alone, sys.executable, "-I", str(Path(__file__).with_name("cell.py")), json.dumps(config)),
+                stdin=theirs.fileno(),
+                stdout=self._stderr,
+                stderr=self._stderr,
+                cwd=self._root,
+                env={"PATH": os.defpath},
+                start_new_session=True,  # Ctrl-C is for us: we cancel what runs
+            )
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
+        self._lost = ""
+        self._listening = asyncio.create_task(self._listen(reader))
+        try:
+            done = await self.execute(await self.base(Base()), ["true"], freeze=False)
+        except (SandboxLost, Refused) as error:
+            raise prerequisites.unavailable(mode, str(error), self._root) from error
+        if done.exit_code != 0:
+            raise prerequisites.unavailable(mode, done.stderr.decode("utf-8", "replace").strip(), self._root)
+
+    async def _stop(self) -> None:
+        if hasattr(self, "_listening"):
+            self._writer.close()
+            await self._helper.wait()
+            await self._listening
+            self._stderr.close()
+
+    async def _ask(self, do: str, body: bytes = b"", **what: Any) -> _Answer:
+        if self._lost:
+            raise SandboxLost(f"the sandbox helper cannot be asked: {self._lost}")
+        number, future = next(self._numbers), asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        request = {"do": do, "number": number, "body": len(body)} | what
+        self._writer.write(json.dumps(request).encode() + b"\n" + body)
+        try:
+            answer: _Answer = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._writer.write(json.dumps({"do": "kill", "which": number}).encode() + b"\n")
+            await asyncio.wait([future])
+            future.exception()
+            raise
+        self._cpu = max(self._cpu, answer.said["cpu"])
+        if "error" in answer.said:
+            raise _ERRORS[answer.said["error"]](answer.said["words"])
+        return answer
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while line := await reader.readline():
+                said = json.loads(line)
+                answer = _Answer(
+                    said, await reader.readexactly(said["stdout"]), await reader.readexactly(said["stderr"])
+                )
+                self._waiting.pop(said["number"]).set_result(answer)
+        await self._helper.wait()
+        self._stderr.seek(0)
+        words = self._stderr.read()[-1000:].decode("utf-8", "replace").strip()
+        self._lost = words or "it died"
+        for waiting in self._waiting.values():
+            waiting.set_exception(SandboxLost(f"the sandbox helper died under this execution: {self._lost}"))
+        self._waiting.clear()
+
+
+class _Answer:
+    def __init__(self, said: dict[str, Any], stdout: bytes, stderr: bytes) -> None:
+        self.said, self.stdout, self.stderr = said, stdout, stderr
+
+    def layers(self, field: str) -> tuple[str, ...]:
+        return tuple(self.said[field])
+
+
+async def probe(root: Path | None = None) -> list[Finding]:
+    """What `runoff doctor` says: the tools, and for each mode whether a sandbox really runs here (states at `root`)."""
+    findings = prerequisites.findings()
+    modes: tuple[Mode, ...] = ("root", "rootless") if os.geteuid() == 0 else ("rootless",)
+    for mode in modes:
+        with tempfile.TemporaryDirectory(prefix="runoff-probe-", dir=root) as directory:
+            try:
+                async with Bubblewrap(Path(directory) / "store", mode):
+                    findings.append(Finding(f"bubblewrap-{mode}", True, "a sandbox ran", None))
+            except SandboxUnavailable as error:
+                findings.append(Finding(f"bubblewrap-{mode}", False, error.what, error.remedy))
+            except SandboxError as error:
+                findings.append(Finding(f"bubblewrap-{mode}", False, str(error), None))
+    return findings
+
+
+def _resolver() -> list[str]:
+    return [skeleton.RESOLV] if Path(skeleton.RESOLV).exists() else []
+
+
+def _after(done: Execution) -> State:
+    assert done.after is not None  # it was asked for, and the tool finished
+    return done.after
+
+
+def _sync(directory: Path) -> None:
+    """Everything on this file system, to the disk."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(handle):
+            raise OSError(ctypes.get_errno(), "cannot write the states to the disk")
+    finally:
+        os.close(handle)

@@ -1,0 +1,150 @@
+"""The sandbox's helper: owns the mounts, runs bubblewrap in them, freezes what comes out. Standard library only.
+
+Started by file path, as process 1 of its own process namespace and in its own mount namespace. So when it dies, for
+whatever reason, the kernel kills every process of every sandbox, and with the last one go the mounts. It dies with the
+process that started it. It runs in the store's directory and names everything relative to it: mount options are short,
+and the mount table inside a sandbox does not say where the store lies.
+
+    asked      one JSON line, then `body` bytes (standard input)
+    answered   one JSON line, then `stdout` + `stderr` bytes; in any order, each with the number of what was asked
+"""
+
+# ruff: noqa: PTH114
+# Paths are short strings relative to the store; an execution handles hundreds of them.
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runoff.sandbox import enclosure, layerstore, skeleton
+else:  # -I leaves the directory of this file off the path
+    sys.path.append(str(Path(__file__).parent))
+    import enclosure
+    import layerstore
+    import skeleton
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_COMMANDS_OWN_FAULT = (errno.ENAMETOOLONG, errno.E2BIG, errno.ELOOP)
+_JOIN_SESSION_KEYRING = 1
+_KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219}
+
+
+class Cell:
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._socket = socket.socket(fileno=0)
+        self._sending, self._running = threading.Lock(), dict[int, enclosure.Stop]()
+        self._enclosure = enclosure.Enclosure(config["bwrap"], config["setpriv"], config["root"], config["uid"])
+        self._store = layerstore.LayerStore("trusted.overlay." if config["root"] else "user.overlay.")
+        self._owner = config["uid"] if config["root"] else os.getuid()
+        self._uid = config["uid"]
+
+    def serve(self) -> None:
+        """Until whoever asks is gone."""
+        asked = self._socket.makefile("rb")
+        with ThreadPoolExecutor(64) as pool:  # the asking side knows how many at once are good
+            while line := asked.readline():
+                request = json.loads(line)
+                body = asked.read(request.get("body", 0))
+                if request["do"] == "kill":
+                    self._kill(request["which"])
+                    continue
+                number, stop = request["number"], enclosure.Stop()
+                self._running[number] = stop
+                pool.submit(self._answer, number, request, body, stop)
+            os._exit(0)  # nothing to tidy: this is process 1
+
+    def _kill(self, number: int) -> None:
+        with self._sending:
+            if stop := self._running.get(number):
+                stop.ask()
+
+    def _answer(self, number: int, request: dict[str, Any], body: bytes, stop: enclosure.Stop) -> None:
+        out = err = b""
+        try:
+            if request["do"] == "base":
+                reply: dict[str, Any] = {"layers": [self._base(request["binds"])]}
+            else:
+                reply, out, err = self._execute(request, body, stop)
+        except OSError as error:
+            kind = "full" if error.errno in _FULL else "refused" if error.errno in _COMMANDS_OWN_FAULT else "lost"
+            reply = {"error": kind, "words": str(error)}
+        except enclosure.Problem as problem:
+            reply = {"error": problem.kind, "words": str(problem)}
+        except (RecursionError, ValueError) as error:
+            reply = {"error": "refused", "words": str(error)}
+        except Exception as error:  # whoever waits must hear something
+            reply = {"error": "lost", "words": f"the sandbox helper failed: {error!r}"}
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        reply |= {"number": number, "cpu": used.ru_utime + used.ru_stime, "stdout": len(out), "stderr": len(err)}
+        with self._sending:
+            self._running.pop(number).close()
+            self._socket.sendall(json.dumps(reply).encode() + b"\n" + out + err)
+
+    def _base(self, binds: list[str]) -> str:
+        shown = skeleton.mounts(binds)
+        items = skeleton.plan(shown, self._uid)
+        name = skeleton.name(items, shown, self._owner)
+        if not self._store.holds([name]):
+            with self._store.slot() as slot:
+                skeleton.write(items, f"{slot}/u", self._owner)
+                with open(f"{slot}/shown", "w") as file:
+                    json.dump(shown, file)
+                self._store.publish(slot, name, ())
+        return name
+
+    def _execute(
+        self, request: dict[str, Any], body: bytes, stop: enclosure.Stop
+    ) -> tuple[dict[str, Any], bytes, bytes]:
+        layers = tuple(request["layers"])
+        if not self._store.holds(layers):
+            raise enclosure.Problem("lost", f"the layers of state {layers[0]} are not in the store")
+        with open(f"{layers[-1]}/shown") as file:
+            shown = json.load(file)
+        with self._store.slot() as slot:
+            below = self._store.open(slot, layers)
+            with self._store.mounted(slot, below) as root:
+                for path in [*skeleton.mount_points(shown), *request["resolver"]]:
+                    _refuse_moved(root, path)
+                ran = self._enclosure.run(root, shown, request, body, stop, self._store.has_room)
+            if not self._store.has_room():
+                raise OSError(errno.ENOSPC, "no space left where the states live")
+            frozen = ran.outcome in ("finished", "timed out") and request["freeze"]
+            after = self._store.freeze(slot, below) if frozen else None
+        reply = {"outcome": ran.outcome, "exit_code": ran.exit_code, "seconds": ran.seconds, "after": after}
+        dropped = ran.stdout.dropped + ran.stderr.dropped
+        return reply | {"dropped": dropped}, ran.stdout.kept(), ran.stderr.kept()
+
+
+def _refuse_moved(root: str, path: str) -> None:
+    """bubblewrap follows links when it mounts: a state must not say where. Nothing runs in it at this time."""
+    at = root
+    for name in path.split("/")[1:]:
+        at += f"/{name}"
+        if os.path.islink(at) or not os.path.lexists(at):
+            raise enclosure.Problem("refused", f"this state can execute nothing: {path} was moved or replaced in it")
+
+
+def _forget_keys() -> None:
+    """A new session keyring: the kernel keys of whoever started this are not for what runs here."""
+    import ctypes
+
+    if number := _KEYCTL.get(os.uname().machine):
+        ctypes.CDLL(None).syscall(number, _JOIN_SESSION_KEYRING, None)
+
+
+if __name__ == "__main__":
+    sys.setrecursionlimit(20_000)  # a tree is as deep as a sandbox likes
+    threading.stack_size(16 << 20)
+    os.umask(0o022)
+    _forget_keys()
+    cell = Cell(json.loads(sys.argv[1]))
+    cell.serve()

@@ -1,0 +1,260 @@
+"""One run of bubblewrap on a mounted root: what is shown, what is limited, and the wait until all of it is dead.
+
+Part of the sandbox's helper (cell.py), standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Any
+
+SHARED_MEMORY = 256 << 20
+"""Bytes of /dev/shm."""
+OPEN_FILES = 4096
+
+_ENVIRONMENT = {"PATH": "/env/bin:/usr/local/bin:/usr/bin:/bin", "HOME": "/home/user", "LANG": "C.UTF-8"}
+_LOOK = 1.0  # seconds between two looks at how much room is left
+
+
+class Problem(Exception):
+    """Not the outcome of an execution: `refused`, `lost`, `full` or `cancelled`."""
+
+    def __init__(self, kind: str, words: str) -> None:
+        super().__init__(words)
+        self.kind = kind
+
+
+class Stop:
+    """How one thread tells another, which waits for file descriptors, to end what it runs."""
+
+    def __init__(self) -> None:
+        self.handle = os.eventfd(0, os.EFD_CLOEXEC)
+
+    def ask(self) -> None:
+        os.eventfd_write(self.handle, 1)
+
+    def close(self) -> None:
+        os.close(self.handle)
+
+
+class Capped:
+    """The first half and the last half of a stream of any length, in bounded memory."""
+
+    def __init__(self, limit: int) -> None:
+        self._first, self._last = limit // 2, limit - limit // 2
+        self._head, self._tail, self._total = bytearray(), bytearray(), 0
+
+    def add(self, chunk: bytes) -> None:
+        self._total += len(chunk)
+        room = self._first - len(self._head)
+        self._head += chunk[:room]
+        self._tail += chunk[room:] if room else chunk
+        if len(self._tail) > 2 * self._last + (1 << 16):
+            del self._tail[: len(self._tail) - self._last]
+
+    @property
+    def dropped(self) -> int:
+        return max(0, self._total - self._first - self._last)
+
+    def kept(self) -> bytes:
+        return bytes(self._head + self._tail[max(0, len(self._tail) - self._last) :])
+
+
+@dataclass(frozen=True)
+class Ran:
+    outcome: str
+    exit_code: int | None
+    seconds: float
+    stdout: Capped
+    stderr: Capped
+
+
+class Enclosure:
+    def __init__(self, bwrap: str, setpriv: str, root: bool, uid: int) -> None:
+        self._bwrap, self._setpriv, self._root, self._uid = bwrap, setpriv, root, uid
+
+    def run(
+        self,
+        root: str,
+        shown: Sequence[str],
+        request: Mapping[str, Any],
+        stdin: bytes,
+        stop: Stop,
+        has_room: Callable[[], bool],
+    ) -> Ran:
+        """Returns when process 1 of the sandbox was reaped, and so the last process in it is gone."""
+        with ExitStack() as ours:
+            with ExitStack() as theirs:
+                told, tell = _pipe(ours, theirs)
+                gate, opener = _pipe(theirs, ours)
+                began = time.monotonic()
+                process = subprocess.Popen(
+                    self._command(root, shown, request, tell, gate),
+                    stdin=_file(stdin, theirs),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    pass_fds=(tell, gate),
+                    env={},  # bubblewrap's own environment can be read inside, in /proc/1
+                )
+            running = _Running(process, told, request["limits"], ours)
+            with suppress(BrokenPipeError):  # it died
+                os.write(opener, b".")  # only now, with its limits set, does it start the command
+            return running.finish(began, stop, has_room)
+
+    def _command(self, root: str, shown: Sequence[str], request: Mapping[str, Any], tell: int, gate: int) -> list[str]:
+        """Every kind of isolation is asked for by name: bubblewrap isolates nothing by itself."""
+        command = [self._bwrap, "--bind", root, "/"]
+        for path in [*shown, *request["resolver"]]:
+            command += ["--ro-bind", path, path]
+        command += [
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
+            "--perms",
+            "1777",
+            "--size",
+            str(SHARED_MEMORY),
+            "--tmpfs",
+            "/dev/shm",
+        ]
+        command += ["--remount-ro", "/dev", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
+        command += [] if request["network"] else ["--unshare-net"]
+        command += ["--die-with-parent", "--new-session", "--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv"]
+        for name, value in (_ENVIRONMENT | request["env"]).items():
+            command += ["--setenv", name, value]
+        become = [self._setpriv, "--no-new-privs"]
+        if self._root:  # what setpriv needs to become the user, and the directories of the user that it starts in
+            for capability in ("SETUID", "SETGID", "SETPCAP", "DAC_READ_SEARCH"):
+                command += ["--cap-add", f"CAP_{capability}"]
+            become += [f"--reuid={self._uid}", f"--regid={self._uid}", "--clear-groups"]
+            become += ["--inh-caps=-all", "--bounding-set=-all"]
+        else:
+            command += ["--unshare-user", "--disable-userns", "--uid", str(self._uid), "--gid", str(self._uid)]
+        command += ["--json-status-fd", str(tell), "--block-fd", str(gate), "--chdir", request["cwd"]]
+        return [*command, "--", *become, "--", *request["argv"]]
+
+
+class _Running:
+    """A bubblewrap that was started, and process 1 of its sandbox, its child."""
+
+    def __init__(self, process: subprocess.Popen[bytes], told: int, limits: Mapping[str, Any], own: ExitStack) -> None:
+        self._process, self._told, self._seconds = process, told, limits["seconds"]
+        self._said = b""
+        while b"\n" not in self._said and (chunk := os.read(told, 4096)):
+            self._said += chunk
+        self._first = json.loads(self._said.splitlines()[0])["child-pid"] if self._said else None
+        self._handle: int | None = None
+        self._out, self._err = Capped(limits["output"]), Capped(limits["output"])
+        with suppress(ProcessLookupError):
+            if self._first:
+                self._handle = os.pidfd_open(self._first)
+                own.callback(os.close, self._handle)
+                _limit(self._first, limits)
+
+    def finish(self, began: float, stop: Stop, has_room: Callable[[], bool]) -> Ran:
+        """Read what it writes until it is dead; kill it for the first reason there is."""
+        reason, looked, ended = "", began, 0.0
+        with self._process.stdout as stdout, self._process.stderr as stderr, selectors.DefaultSelector() as waiting:  # type: ignore[union-attr]
+            waiting.register(stdout, selectors.EVENT_READ, self._out.add)
+            waiting.register(stderr, selectors.EVENT_READ, self._err.add)
+            waiting.register(self._told, selectors.EVENT_READ, self._hear)
+            waiting.register(stop.handle, selectors.EVENT_READ)
+            while len(waiting.get_map()) > 1:  # all but `stop` end by themselves once all in there are dead
+                left = max(0.0, min(began + self._seconds, looked + _LOOK) - time.monotonic())
+                for key, _ in waiting.select(None if reason or ended else left):
+                    if key.data is None:
+                        os.eventfd_read(stop.handle)
+                        reason = reason or "cancelled"
+                    elif chunk := os.read(key.fd, 1 << 16):
+                        key.data(chunk)
+                    else:
+                        waiting.unregister(key.fileobj)
+                        ended = self._reap() if key.fileobj == self._told else ended
+                if ended:
+                    continue
+                if not reason and time.monotonic() > looked + _LOOK:
+                    looked = time.monotonic()
+                    reason = "" if has_room() else "full"
+                if not reason and time.monotonic() >= began + self._seconds:
+                    reason = "timed out"
+                if reason:
+                    self._kill()
+        return self._ran(reason, ended - began)
+
+    def _hear(self, chunk: bytes) -> None:
+        self._said += chunk
+
+    def _kill(self) -> None:
+        """Process 1 first, by a handle that can mean no other: bubblewrap may not have armed it to die with its parent."""
+        with suppress(ProcessLookupError):
+            if self._handle is not None:
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        self._process.kill()
+
+    def _reap(self) -> float:
+        """bubblewrap may leave before its process 1, which becomes ours, and ends after all others in there."""
+        self._process.wait()
+        with suppress(ChildProcessError):
+            if self._first:
+                os.waitpid(self._first, 0)
+        return time.monotonic()
+
+    def _ran(self, reason: str, seconds: float) -> Ran:
+        if reason in ("full", "cancelled"):
+            raise Problem(reason, "no space left where the states live" if reason == "full" else "cancelled")
+        told: dict[str, int] = {}
+        for line in self._said.splitlines():
+            told |= json.loads(line)
+        code = None if reason else told.get("exit-code")
+        outcome = reason or ("lost" if code is None else "finished")
+        if outcome == "lost" and b"Can't chdir" in (words := self._err.kept()):
+            raise Problem("refused", words.decode("utf-8", "replace").strip())
+        return Ran(outcome, code, seconds, self._out, self._err)
+
+
+def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
+    """The two ends of a pipe, each closed with whom it belongs to."""
+    ends = os.pipe()
+    reader.callback(os.close, ends[0])
+    writer.callback(os.close, ends[1])
+    return ends
+
+
+def _file(data: bytes, own: ExitStack) -> int:
+    """Something that can be read as standard input, from the start and with an end."""
+    if not data:
+        handle = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        own.callback(os.close, handle)
+        return handle
+    handle = os.memfd_create("stdin")
+    own.callback(os.close, handle)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+    os.lseek(handle, 0, os.SEEK_SET)
+    return handle
+
+
+def _limit(process: int, limits: Mapping[str, int]) -> None:
+    """On process 1, which waits at the gate; all others are its children. Never above what this process may have."""
+    wanted = {
+        resource.RLIMIT_AS: limits["memory"],
+        resource.RLIMIT_FSIZE: limits["file_size"],
+        resource.RLIMIT_NPROC: limits["processes"],
+        resource.RLIMIT_NOFILE: OPEN_FILES,
+        resource.RLIMIT_CORE: 0,
+    }
+    for which, most in wanted.items():
+        hard = resource.getrlimit(which)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.prlimit(process, which, (most, most))

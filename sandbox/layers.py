@@ -1,0 +1,150 @@
+"""What overlay layers say: listed, named by content, merged. Pure rules over directories, standard library only.
+
+A layer is a directory that overlayfs once wrote as an upper, and that nobody will write again. All of this runs in the
+sandbox's helper, where a layer can be read whatever modes its files have, and while no process can change it. It never
+follows a symbolic link, and opens nothing but regular files.
+"""
+
+# ruff: noqa: PTH101, PTH103, PTH115, PTH208, PTH211
+# Layers are strings: an execution handles hundreds of paths, and the xattr calls are os calls anyway.
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import NamedTuple
+
+SMALL_ENTRIES, SMALL_BYTES = 200, 1 << 20
+"""A layer within both is named by its content, and copied under the next one instead of being stacked."""
+
+
+class Entry(NamedTuple):
+    """One line of what several layers, taken together, say about what lies under them."""
+
+    path: str
+    source: str
+    status: os.stat_result
+    marks: dict[str, bytes]
+    """Overlay's own attributes: this directory hides, or was moved from, one further down."""
+
+
+class Overlay:
+    """The rules for one attribute prefix: `trusted.overlay.` as root, `user.overlay.` with the option `userxattr`."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._opaque, self._redirect = prefix + "opaque", prefix + "redirect"
+
+    def entries(self, layers: Sequence[str]) -> Iterator[Entry]:
+        """What the layers (topmost first) say together, parents before children, names sorted."""
+
+        @cache
+        def look(n: int, path: str) -> tuple[os.stat_result | None, str | None]:
+            """What layer n has at a path, and at which path the layers under it go on (None: they are hidden)."""
+            if not path:
+                return os.lstat(layers[n]), ""
+            parent, _, name = path.rpartition("/")
+            directory, under = look(n, parent)
+            if directory and not stat.S_ISDIR(directory.st_mode):
+                return None, None
+            onwards = None if under is None else f"{under}/{name}"
+            real = layers[n] + path
+            if not directory or not os.path.lexists(real):
+                return None, onwards
+            status = os.lstat(real)
+            if not stat.S_ISDIR(status.st_mode):
+                return status, None
+            names = os.listxattr(real)
+            if self._redirect in names:
+                target = os.fsdecode(os.getxattr(real, self._redirect))
+                if target.startswith("/"):
+                    return status, target
+                return status, None if under is None else f"{under}/{target}"
+            return status, None if self._opaque in names else onwards
+
+        todo: list[tuple[str, str | None]] = [
+            ("", "")
+        ]  # a path, and the one that overlayfs would look at without marks
+        while todo:
+            path, expected = todo.pop()
+            found: list[tuple[str, os.stat_result]] = []
+            place: str | None = path
+            for n, layer in enumerate(layers):
+                if place is None:
+                    break
+                status, onwards = look(n, place)
+                if status and found and not stat.S_ISDIR(status.st_mode):
+                    place = None
+                    break
+                if status:
+                    found.append((layer + place, status))
+                place = onwards
+            source, top = found[0]
+            if not stat.S_ISDIR(top.st_mode):
+                if expected is not None or not stat.S_ISCHR(top.st_mode):  # a whiteout of nothing would be listed
+                    yield Entry(path, source, top, {})
+                continue
+            moved = {self._redirect: os.fsencode(place)} if place is not None else {self._opaque: b"y"}
+            yield Entry(path, source, top, {} if place == expected else moved)
+            names = {name for directory, _ in found for name in os.listdir(directory)}
+            for name in sorted(names, reverse=True):
+                todo.append((f"{path}/{name}", None if place is None else f"{place}/{name}"))
+
+    def content(self, layer: str, below: Sequence[str]) -> str | None:
+        """A name for what a small layer says, however and whenever it was written; None if it is not small."""
+        digest, first, size = hashlib.blake2b(repr(below).encode(), digest_size=16), dict[int, str](), 0
+        for count, entry in enumerate(self.entries([layer])):
+            s, plain = entry.status, stat.S_ISREG(entry.status.st_mode)
+            size += s.st_size if plain else 0
+            if count > SMALL_ENTRIES or size > SMALL_BYTES:
+                return None
+            body = _read(entry.source) if plain else b""
+            if stat.S_ISLNK(s.st_mode):
+                body = os.fsencode(os.readlink(entry.source))
+            linked = first.setdefault(s.st_ino, entry.path)
+            attributes = sorted(self._attributes(entry).items())
+            said = (entry.path, linked, s.st_mode, s.st_uid, s.st_gid, s.st_rdev, attributes, body)
+            digest.update(repr(said).encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def merge(self, layers: Sequence[str], into: str, *, link: bool = False) -> None:
+        """Write what the layers say as one layer: a copy, or, if neither will ever be written again, hard links."""
+        copied, directories = dict[int, str](), list[tuple[str, os.stat_result]]()
+        for entry in self.entries(layers):
+            s, target = entry.status, into + entry.path
+            if stat.S_ISREG(s.st_mode) and (link or s.st_ino in copied):
+                os.link(entry.source if link else copied[s.st_ino], target)
+                continue
+            if stat.S_ISREG(s.st_mode):
+                shutil.copyfile(entry.source, target)
+                copied[s.st_ino] = target
+            elif stat.S_ISLNK(s.st_mode):
+                os.symlink(os.readlink(entry.source), target)
+            elif stat.S_ISDIR(s.st_mode):
+                os.makedirs(target, exist_ok=True)
+                directories.append((target, s))
+            else:  # a pipe, a socket, or a whiteout: the character device 0/0, which anyone may make
+                os.mknod(target, s.st_mode, s.st_rdev)
+            os.chown(target, s.st_uid, s.st_gid, follow_symlinks=False)
+            if not stat.S_ISLNK(s.st_mode):
+                os.chmod(target, stat.S_IMODE(s.st_mode))
+            for name, value in self._attributes(entry).items():
+                os.setxattr(target, name, value, follow_symlinks=False)
+            os.utime(target, ns=(s.st_atime_ns, s.st_mtime_ns), follow_symlinks=False)
+        for target, s in reversed(directories):  # only now: filling a directory changed its time
+            os.utime(target, ns=(s.st_atime_ns, s.st_mtime_ns))
+
+    def _attributes(self, entry: Entry) -> dict[str, bytes]:
+        """The sandbox's own extended attributes, and the marks. Of overlay's attributes only those mean anything."""
+        escaped = self._prefix + "overlay."  # how overlayfs stores one that the sandbox itself gave such a name
+        names = os.listxattr(entry.source, follow_symlinks=False)
+        kept = [name for name in names if not name.startswith(self._prefix) or name.startswith(escaped)]
+        return {name: os.getxattr(entry.source, name, follow_symlinks=False) for name in kept} | entry.marks
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()

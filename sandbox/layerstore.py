@@ -1,0 +1,152 @@
+"""The store of frozen layers, `<name>/u`, each with the names of those under it, `<name>/below`. Standard library only.
+
+Any number of processes may use one store at once: what is being made lies in a `tmp-` directory that its maker holds
+locked, and appears under its name by one rename. All paths are relative to the store, the working directory.
+"""
+
+# ruff: noqa: PTH102, PTH104, PTH112, PTH116, PTH208
+# Paths are short strings relative to the store, see cell.py.
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import itertools
+import os
+import secrets
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runoff.sandbox.layers import Overlay
+else:
+    sys.path.append(str(Path(__file__).parent))
+    from layers import Overlay
+
+MAX_LAYERS = 3
+"""Above the base; one more, and they are merged."""
+
+LEAST_BYTES, LEAST_INODES = 1 << 20, 16
+"""A file system with less left than this is full."""
+
+_NOSUID_NODEV, _DETACH = 2 | 4, 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class LayerStore:
+    def __init__(self, prefix: str) -> None:
+        self._overlay, self._count = Overlay(prefix), itertools.count()
+        self._options = "volatile,index=off,metacopy=off," + (
+            "userxattr" if prefix.startswith("user") else "redirect_dir=on"
+        )
+        self._own, self._lock = _locked_directory()  # the lock lasts as long as this process
+        _remove_orphans()
+
+    def holds(self, layers: Sequence[str]) -> bool:
+        return all(os.path.isdir(f"{name}/u") for name in layers)
+
+    @contextmanager
+    def slot(self) -> Iterator[str]:
+        """A place to make a layer in; gone afterwards, unless it was published."""
+        slot = f"{self._own}/{next(self._count)}"
+        try:
+            os.mkdir(slot)
+            for part in "uwm":
+                os.mkdir(f"{slot}/{part}")
+            yield slot
+        finally:
+            _remove(slot)
+
+    def open(self, slot: str, layers: tuple[str, ...]) -> tuple[str, ...]:
+        """Start from a state: a small topmost layer is copied into the slot. Returns the layers that are under it."""
+        if len(layers) == 1 or layers[0].startswith("x"):
+            return layers
+        self._overlay.merge([f"{layers[0]}/u"], f"{slot}/u")
+        return layers[1:]
+
+    @contextmanager
+    def mounted(self, slot: str, below: Sequence[str]) -> Iterator[str]:
+        at, lower = f"{slot}/m", ":".join(f"{name}/u" for name in below)
+        options = f"lowerdir={lower},upperdir={slot}/u,workdir={slot}/w,{self._options}"
+        if _libc.mount(b"overlay", at.encode(), b"overlay", _NOSUID_NODEV, options.encode()):
+            number = ctypes.get_errno()
+            raise OSError(number, f"cannot mount an overlay: {os.strerror(number)}")
+        try:
+            yield at
+        finally:
+            _libc.umount2(at.encode(), _DETACH)
+
+    def freeze(self, slot: str, below: tuple[str, ...]) -> tuple[str, ...]:
+        """The state that the slot's upper directory makes on top of the layers below."""
+        upper = f"{slot}/u"
+        if not os.listdir(upper) and stat.S_IMODE(os.lstat(upper).st_mode) == 0o755:
+            return below
+        if len(below) > MAX_LAYERS:
+            with self.slot() as merged:
+                self._overlay.merge([upper, *(f"{name}/u" for name in below[:-1])], f"{merged}/u", link=True)
+                return self._name(merged, below[-1:])
+        return self._name(slot, below)
+
+    def publish(self, slot: str, name: str, below: Sequence[str]) -> None:
+        with open(f"{slot}/below", "w") as file:
+            file.write("\n".join(below))
+        for part in "wm":
+            _remove(f"{slot}/{part}")
+        try:
+            os.rename(slot, name)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # those: the same content, written before
+                raise
+
+    def has_room(self) -> bool:
+        """False: what commands said there is nobody's verdict, they may have met a full file system and hidden it."""
+        at = os.statvfs(".")
+        inodes = at.f_favail >= LEAST_INODES or not at.f_files  # some file systems have no such limit
+        return at.f_bavail * at.f_frsize >= LEAST_BYTES and inodes
+
+    def _name(self, slot: str, below: tuple[str, ...]) -> tuple[str, ...]:
+        name = self._overlay.content(f"{slot}/u", below) or "x" + secrets.token_hex(16)
+        self.publish(slot, name, below)
+        return (name, *below)
+
+
+def _locked_directory() -> tuple[str, int]:
+    """A directory of our own that is locked as long as this process lives."""
+    while True:
+        name = os.path.basename(tempfile.mkdtemp(prefix="tmp-", dir="."))
+        handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):  # taken for an orphan in the moment before it was locked
+            if os.stat(name).st_ino == os.fstat(handle).st_ino:
+                return name, handle
+        os.close(handle)
+
+
+def _remove_orphans() -> None:
+    """What processes left that were killed: their directories are locked no longer."""
+    for name in os.listdir("."):
+        if not name.startswith("tmp-"):
+            continue
+        with suppress(OSError):
+            handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(name)
+            finally:
+                os.close(handle)
+
+
+def _remove(path: str) -> None:
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except (OSError, RecursionError):  # deeper than Python can go, but not than rm
+        subprocess.run(["rm", "-rf", "--", path], check=False, stderr=subprocess.DEVNULL)

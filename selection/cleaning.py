@@ -1,0 +1,58 @@
+"""Takes out of a patch what must not decide or be submitted: test-runner configuration, tests, caches, binaries."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+from runoff.agent.context import is_test
+from runoff.agent.environment import patched_paths
+
+_RUNNER = frozenset(
+    "conftest.py pytest.ini .pytest.ini tox.ini noxfile.py sitecustomize.py usercustomize.py .coveragerc jest.config.js .mocharc.js".split()
+)
+_CACHES = frozenset(
+    "__pycache__ .pytest_cache .mypy_cache .ruff_cache .tox .nox .hypothesis node_modules .git .eggs".split()
+)
+_SUFFIXES = frozenset(".pyc .pyo .so .o .a .pyd .egg-info .orig .rej .pth".split())
+
+
+def clean(patch: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """The patch without what has no place in it, and a line for each file taken out: `path: why`.
+
+    The patch may be empty then. It ends in a newline; line endings inside are kept as they are.
+    """
+    kept, removed = list[bytes](), list[str]()
+    for part in file_parts(patch):
+        if why := _unwanted(part):
+            removed.append(f"{(patched_paths(part) or ['?'])[-1]}: {why}")
+        else:
+            kept.append(part)
+    text = b"".join(kept)
+    return (text if not text or text.endswith(b"\n") else text + b"\n"), tuple(removed)
+
+
+def file_parts(patch: bytes) -> list[bytes]:
+    """A git diff cut into one piece a file; what stands before the first `diff --git` is dropped."""
+    starts = [found.start() for found in re.finditer(rb"^diff --git ", patch, re.MULTILINE)]
+    if not starts:  # a plain unified diff
+        starts = [found.start() for found in re.finditer(rb"^--- (?=.*\n\+\+\+ )", patch, re.MULTILINE)]
+    return [patch[start:end] for start, end in zip(starts, [*starts[1:], len(patch)], strict=True)]
+
+
+def changed_lines(patch: bytes) -> int:
+    """Lines added and removed."""
+    return len(re.findall(rb"^(?:\+(?!\+\+ )|-(?!-- ))", patch, re.MULTILINE))
+
+
+def _unwanted(part: bytes) -> str | None:
+    paths = [PurePosixPath(path) for path in patched_paths(part)]
+    if re.search(rb"^(?:GIT binary patch|Binary files .* differ)$", part, re.MULTILINE):
+        return "a binary file"
+    if any(path.name in _RUNNER for path in paths):
+        return "configuration of the test runner"
+    if any(_CACHES & set(path.parts) or path.suffix in _SUFFIXES for path in paths):
+        return "made by a tool, not part of the source"
+    if paths and all(is_test(str(path)) for path in paths):
+        return "a test: tests are not part of a candidate"
+    return None

@@ -1,0 +1,104 @@
+"""What selection takes and gives: candidates from anywhere, one outcome table, rankings as pure functions over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+from runoff.agent.editing import Candidate
+from runoff.agent.testing import GeneratedTest
+from runoff.sandbox.protocol import Value
+
+__all__ = ["Candidate", "Cell", "Entry", "GeneratedTest", "OutcomeTable", "Ranking", "Score", "Selection", "Standing"]
+
+Cell = Literal["pass", "fail", "could not tell"]
+
+
+class Entry(Value):
+    """A distinct candidate: one patch, cleaned, and all who proposed it. `votes` of a cluster are its `proposers`."""
+
+    id: str
+    """The id of the first proposer."""
+    candidate: Candidate
+    proposers: tuple[str, ...]
+    changed_lines: int
+    removed: tuple[str, ...] = ()
+    """What cleaning took out of the patch, each with its reason."""
+
+
+class OutcomeTable(Value):
+    """Entries × tests, and the base row. Every cell is three-valued; nothing is folded together."""
+
+    generated: tuple[str, ...]
+    """Ids of the generated tests: those that fail on the base, each distinct script once."""
+    base: dict[str, Cell]
+    rows: dict[str, dict[str, Cell]]
+    """Entry → generated test → cell."""
+    control: dict[str, Cell]
+    """Entry → what the must-fail control says of it: `pass` disqualifies."""
+    repository: tuple[str, ...] = ()
+    """Ids of the repository's own tests near the change that passed on the base, twice."""
+    broken: dict[str, tuple[str, ...] | None] = {}
+    """Entry → which of `repository` fail on it; None: could not tell."""
+    reasons: dict[str, str] = {}
+    """`entry/test` → why a cell is what it is, where that is not plain."""
+    scripts: dict[str, str] = {}
+    """Generated test → its text."""
+    same: dict[str, tuple[str, ...]] = {}
+    """Generated test → all tests that are this script; together they have one vote."""
+
+    def votes(self, entry: str) -> int:
+        return sum(self.rows[entry][test] == "pass" for test in self.generated)
+
+    def row(self, entry: str) -> tuple[object, ...]:
+        """How an entry behaves: entries of one row are indistinguishable by all that was run."""
+        return (*(self.rows[entry][test] for test in self.generated), self.broken.get(entry), self.control[entry])
+
+
+class Score(Value):
+    """The verifier's word on an entry: P(correct) as a model reads it, without running anything."""
+
+    p: float | None
+    """None: no verdict could be read, which is not a no."""
+    how: str = ""
+    verdicts: tuple[float | None, ...] = ()
+
+
+class Standing(Value):
+    """An entry's place and what it rests on."""
+
+    entry: str
+    disqualified: bool
+    gated: bool
+    """Among the best by the verifier."""
+    broken: int | None
+    votes: int
+    score: float | None
+    proposers: int
+    changed_lines: int
+
+
+class Ranking(Protocol):
+    """Best first. Pure: the same table, entries and scores always give the same order."""
+
+    def __call__(
+        self, table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str, Score]
+    ) -> list[Standing]: ...
+
+
+class Selection(Value):
+    """Which entry is submitted, why, and all it was decided on."""
+
+    chosen: str | None
+    reason: str
+    """`chosen: …` by the run-off, `undisputed: …` without one, `fallback: …` if it did not decide, `none: …`."""
+    entries: tuple[Entry, ...] = ()
+    standings: tuple[Standing, ...] = ()
+    finalists: tuple[str, ...] = ()
+    table: OutcomeTable | None = None
+    scores: dict[str, Score] = {}
+    rejected: dict[str, str] = {}
+    """Candidates that could not take part, each with the reason."""
+
+    def entry(self, name: str) -> Entry:
+        return next(entry for entry in self.entries if entry.id == name)

@@ -1,0 +1,66 @@
+"""Hybrid rankings over one outcome table: existing tests prune, generated tests vote, the verifier gates and breaks ties."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from runoff.selection.protocol import Entry, OutcomeTable, Score, Standing
+
+UNKNOWN = 0.5
+"""Where a missing verdict stands among verdicts: in the middle, for missing is not no."""
+
+
+def hybrid(
+    table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str, Score], *, gate: float = 0.5, margin: int = 1
+) -> list[Standing]:
+    """Gate by the verifier, then fewest broken tests, then votes, then the verifier again. Best first.
+
+    R2E-Gym (arXiv 2504.07164, section 4) ranks so with margin 0: the best `max(3, gate · k)` by the verifier stay, of them
+    those that break fewest of the repository's tests, then most votes. With a margin, whoever is within `margin` votes
+    of the best counts as level, and the verifier decides: one bad generated test cannot decide alone. Ties go to the
+    change that more trajectories proposed, then to the smaller one, then by id. Who passes the must-fail control is last.
+    """
+    p = {entry.id: _p(scores, entry.id) for entry in entries}
+    able = [entry for entry in entries if table.control.get(entry.id) != "pass"]
+    size = max(3, math.ceil(gate * len(able)))
+    cut = sorted((p[entry.id] for entry in able), reverse=True)[:size]
+    gated = {entry.id for entry in able if p[entry.id] >= cut[-1]}
+    broken = {entry.id: _broken(table, entry.id) for entry in entries}
+    fewest = min((broken[name] for name in gated), default=0)
+    best = max((table.votes(name) for name in gated if broken[name] == fewest), default=0)
+
+    def key(entry: Entry) -> tuple[object, ...]:
+        votes = table.votes(entry.id)
+        level = 0 if votes >= best - margin else best - votes
+        place = (entry not in able, entry.id not in gated, broken[entry.id], level, -round(p[entry.id], 3), -votes)
+        return (*place, -len(entry.proposers), entry.changed_lines, entry.id)
+
+    return [_standing(table, entry, scores, gated, able) for entry in sorted(entries, key=key)]
+
+
+def _standing(
+    table: OutcomeTable, entry: Entry, scores: Mapping[str, Score], gated: set[str], able: Sequence[Entry]
+) -> Standing:
+    lost = table.broken.get(entry.id, ())
+    return Standing(
+        entry=entry.id,
+        disqualified=entry not in able,
+        gated=entry.id in gated,
+        broken=None if lost is None else len(lost),
+        votes=table.votes(entry.id),
+        score=scores[entry.id].p if entry.id in scores else None,
+        proposers=len(entry.proposers),
+        changed_lines=entry.changed_lines,
+    )
+
+
+def _p(scores: Mapping[str, Score], name: str) -> float:
+    found = scores[name].p if name in scores else None
+    return UNKNOWN if found is None else found
+
+
+def _broken(table: OutcomeTable, name: str) -> float:
+    """Broken tests; an entry whose tests could not tell stands behind all that break one, before those that break two."""
+    lost = table.broken.get(name, ())
+    return 1.5 if lost is None else len(lost)

@@ -1,0 +1,57 @@
+"""Whether two patches are the same change: comments and layout fall away, indentation that means something does not."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from runoff.agent.outline import parser
+
+if TYPE_CHECKING:
+    from tree_sitter import Node
+
+
+def fingerprint(files: Mapping[str, bytes | None]) -> str:
+    """A digest of the changed files as they are after a patch (None: deleted), each by its syntax tree.
+
+    Equal fingerprints mean: the same files, and in each the same tree with the same tokens, comments apart.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for path, contents in sorted(files.items()):
+        digest.update(
+            f"{path}\0{'deleted' if contents is None else _normal(path, contents)}\0".encode("utf-8", "surrogateescape")
+        )
+    return digest.hexdigest()
+
+
+def same_script(script: str) -> str:
+    """A Python script as its syntax tree gives it back: equal scripts are one test. Unparsable text stays as it is."""
+    try:
+        return ast.unparse(ast.parse(script))
+    except SyntaxError:
+        return script
+
+
+def _normal(path: str, contents: bytes) -> str:
+    found = parser(PurePosixPath(path).suffix)
+    tree = found.parse(contents) if found else None
+    if tree is None or tree.root_node.has_error:
+        return contents.decode("utf-8", "surrogateescape")
+    parts: list[str] = []
+    _write(tree.root_node, contents, parts)
+    return " ".join(parts)
+
+
+def _write(node: Node, source: bytes, parts: list[str]) -> None:
+    if node.type == "comment":
+        return
+    if not node.children or node.type == "string":
+        parts.append(source[node.start_byte : node.end_byte].decode("utf-8", "surrogateescape"))
+        return
+    parts.append(f"({node.type}")  # the shape holds what Python says by indentation
+    for child in node.children:
+        _write(child, source, parts)
+    parts.append(")")

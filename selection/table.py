@@ -1,0 +1,111 @@
+"""Fills the outcome table: every entry against every test, the base row, the must-fail control. Each cell is on record as it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+from runoff.agent.context import Tree
+from runoff.agent.environment import Environment, patched, patched_paths
+from runoff.agent.step import World, settled
+from runoff.agent.verdict import Verdict, must_fail_control, read_verdict, test_run
+from runoff.sandbox.protocol import State
+from runoff.selection.protocol import Cell, Entry, GeneratedTest, OutcomeTable
+from runoff.selection.repository_tests import Outcomes, RegressionRecipe, broken, near, passing, run_tests
+from runoff.selection.sameness import same_script
+
+K = TypeVar("K")
+R = TypeVar("R")
+
+_CELLS: Mapping[str, Cell] = {"fixed": "pass", "not fixed": "fail", "broken": "could not tell"}
+
+
+async def fill(
+    world: World,
+    environment: Environment,
+    tree: Tree,
+    entries: Sequence[Entry],
+    tests: Sequence[GeneratedTest],
+    regression: RegressionRecipe,
+    seconds: float,
+) -> OutcomeTable:
+    """Run every cell that is not on record. All run as sandbox slots allow; none waits for another.
+
+    A generated test votes only if it fails on the base; scripts that are the same have one vote together.
+    """
+    states = {entry.id: await patched(world, environment, entry.candidate.patch) for entry in entries}
+    scripts = {test.id: test.script for test in tests}
+    reasons: dict[str, str] = {}
+
+    async def cell(state: State, script: str, place: str) -> Cell:
+        run = test_run(world, state, script, seconds=seconds, env=environment.env)
+        verdict: Verdict = read_verdict(run, await world.execute(run), shown=1000)
+        if verdict.outcome != "fixed":
+            reasons[place] = verdict.why
+        return _CELLS[verdict.outcome]
+
+    same = _distinct(scripts)
+    base = await _each({test: partial(cell, environment.state, scripts[test], f"base/{test}") for test in same})
+    voting = tuple(test for test in same if base[test] == "fail")
+    control = must_fail_control([scripts[test] for test in voting])
+    wanted = [(entry.id, test) for entry in entries for test in voting]
+    cells, controls, (repository, lost, why) = await asyncio.gather(
+        _each({(e, t): partial(cell, states[e], scripts[t], f"{e}/{t}") for e, t in wanted}),
+        _each({entry.id: partial(cell, states[entry.id], control, f"{entry.id}/control") for entry in entries}),
+        _regressions(world, environment, tree, entries, states, regression),
+    )
+    reasons |= {f"{entry}/repository": text for entry, text in why.items()}
+    return OutcomeTable(
+        generated=voting,
+        base=base,
+        rows={entry.id: {test: cells[entry.id, test] for test in voting} for entry in entries},
+        control=controls,
+        repository=repository,
+        broken=lost,
+        reasons=dict(sorted(reasons.items())),
+        scripts=scripts,
+        same=same,
+    )
+
+
+async def _regressions(
+    world: World,
+    environment: Environment,
+    tree: Tree,
+    entries: Sequence[Entry],
+    states: Mapping[str, State],
+    recipe: RegressionRecipe,
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...] | None], dict[str, str]]:
+    """The stable tests near all changes together (so that all entries meet the same ones), and what each entry breaks."""
+    changed = sorted({path for entry in entries for path in patched_paths(entry.candidate.patch)})
+    chosen = near(tree, changed, recipe.files)
+
+    async def run(state: State, repetition: int = 0) -> Outcomes:
+        return await run_tests(world, environment, state, chosen, recipe, repetition)
+
+    first, second = await asyncio.gather(run(environment.state), run(environment.state, 1))
+    stable = passing(first, second)
+    if not stable:
+        return (
+            (),
+            {entry.id: () for entry in entries},
+            {"base": first.why or "none of the tests near the change passes"},
+        )
+    after = await _each({entry.id: partial(run, states[entry.id]) for entry in entries})
+    why = {name: outcome.why for name, outcome in after.items() if outcome.why}
+    return stable, {name: broken(stable, outcome) for name, outcome in after.items()}, why
+
+
+def _distinct(scripts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """The first test of each distinct script → all that are that script."""
+    groups: dict[str, list[str]] = {}
+    for name, script in scripts.items():
+        groups.setdefault(same_script(script), []).append(name)
+    return {names[0]: tuple(names) for names in groups.values()}
+
+
+async def _each(calls: Mapping[K, Callable[[], Awaitable[R]]]) -> dict[K, R]:
+    """All calls together, results by key."""
+    return dict(zip(calls, await settled(*(call() for call in calls.values())), strict=True))
