@@ -32,6 +32,8 @@ class Built(Value):
 class Environment(Value):
     state: State
     """The repository at its base commit, installed."""
+    pristine: State
+    """The same before anything was installed: what a patch must apply to."""
     test: str | None = None
     """The command that runs the repository's tests; None if there is none."""
     build: str | None = None
@@ -68,21 +70,22 @@ def patched_paths(patch: bytes) -> list[str]:
     return [name for name in names if name != "/dev/null"]
 
 
+async def applied(world: World, state: State, patch: bytes) -> State:
+    """A state with a patch applied. Made once. Raises Refused if it does not apply."""
+    name = hashlib.blake2b(patch, digest_size=16).hexdigest()
+    return await world.derive(f"{state.digest} apply {name}", lambda: world.sandbox.apply(state, patch))
+
+
 async def patched(world: World, environment: Environment, patch: bytes) -> State:
     """The environment with a patch applied, and built again if the patch touches what was built. Made once.
 
     Raises Refused if the patch does not apply, BuildFailed with the last lines if it no longer builds.
     """
-    name = hashlib.blake2b(patch, digest_size=16).hexdigest()
-    applied = await world.derive(
-        f"{environment.state.digest} apply {name}", lambda: world.sandbox.apply(environment.state, patch)
-    )
+    state = await applied(world, environment.state, patch)
     if not environment.needs_build(patch):
-        return applied
+        return state
     argv = ("sh", "-ec", environment.build or "")
-    done = await world.execute(
-        Run(state=applied, argv=argv, env=environment.env, limits=Limits(seconds=900), freeze=True)
-    )
+    done = await world.execute(Run(state=state, argv=argv, env=environment.env, limits=Limits(seconds=900), freeze=True))
     if done.exit_code != 0 or done.after is None:
         raise BuildFailed(f"`{environment.build}` fails with this patch: {last_lines(done.text)}")
     return done.after

@@ -19,7 +19,9 @@ def main():
         by_name.setdefault(os.path.basename(path), []).append(path)
     copies, beside = set(), set()
     for folder, folders, names in os.walk(b"/env"):
-        folders[:] = [name for name in folders if not name.endswith((b".dist-info", b".egg-info"))]  # says what, runs nothing
+        folders[:] = [
+            name for name in folders if not name.endswith((b".dist-info", b".egg-info"))
+        ]  # says what, runs nothing
         for name in names:
             for path in by_name.get(name, ()):
                 if same(os.path.join(folder, name), path):

@@ -63,6 +63,11 @@ def _options(command: Any) -> Any:
                 help="Where sandbox states are kept.  [default: ~/.cache/runoff/states]",
             ),
             click.option(
+                "--record",
+                type=click.Path(path_type=Path),
+                help="Keep every answer in this folder, to be played again with --model recorded:FOLDER.",
+            ),
+            click.option(
                 "--restart-drifted",
                 is_flag=True,
                 help="Begin trajectories again whose prompts or settings have changed since.",

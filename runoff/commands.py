@@ -41,7 +41,7 @@ def solve_command(
     for note in notes:
         click.echo(f"runoff: {note}", err=True)
     names = roles(options["models"])
-    recipe = _recipe(options)
+    recipe = options_recipe(options)
     out = options["out"] or Path("runs") / (instances[0].id if len(instances) == 1 else Path(target).stem)
     _, results = run_to_end(instances, recipe, names, out, options)
     for result in results:
@@ -134,7 +134,13 @@ async def _run(
     from runoff.report import report
 
     budget = _budget(options.get("budget"))
-    model = Answering(names, api_base=options.get("api_base"), prices=_prices(options, names), budget=budget)
+    model = Answering(
+        names,
+        api_base=options.get("api_base"),
+        prices=_prices(options, names),
+        record=options.get("record"),
+        budget=budget,
+    )
     model.check()
     began = time.monotonic()
     async with Bubblewrap(states(options)) as sandbox:
@@ -194,7 +200,7 @@ def _issue(text: str | None) -> str:
         raise BadTarget(f"--issue {text}: {error.strerror}") from None
 
 
-def _recipe(options: dict[str, Any]) -> Recipe:
+def options_recipe(options: dict[str, Any]) -> Recipe:
     recipe = load_recipe(options["recipe"], options["settings"])
     return recipe.model_copy(update={"trajectories": options["trajectories"]}) if options["trajectories"] else recipe
 

@@ -20,10 +20,11 @@ from runoff.agent.step import Run, World
 from runoff.instance import Instance, Source, read_source
 from runoff.sandbox.protocol import REPO, Base, Limits, Sandbox, State
 
-_VERSION = "1"  # of this recipe for building: part of the key
+_VERSION = "2"  # of this recipe for building: part of the key
 _LIMITS = Limits(seconds=1800, output=32 << 10, file_size=8 << 30, memory=16 << 30, processes=4096)
 _UV = "/home/user/.local/bin/uv"
 _PASSED_ON = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_GIT = "git -c core.hooksPath=/dev/null -c user.name=runoff -c user.email=runoff@localhost -c commit.gpgSign=false"
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 _GUESS = f"""
@@ -58,35 +59,49 @@ async def build(world: World, instance: Instance, tell: Callable[[str], None] = 
     base = await sandbox.base(Base(binds=binds))
     setup = instance.setup or _GUESS
     key = _digest(_VERSION, base.digest, python, instance.digest, setup)
-    state = sandbox.named(f"environment {key}")
-    if state is None:
+    pristine, state = sandbox.named(f"pristine {key}"), sandbox.named(f"environment {key}")
+    if pristine is None or state is None:
         tell("installing")
-        state = await _install(
-            sandbox, await _with_tools(sandbox, base), read_source(instance), python, setup, seeded=bool(instance.setup)
-        )
+        pristine = await _bring_in(sandbox, await _with_tools(sandbox, base), read_source(instance))
+        state = await _install(sandbox, pristine, python, setup, seeded=bool(instance.setup))
+        sandbox.keep(f"pristine {key}", pristine)
         sandbox.keep(f"environment {key}", state)
     env = {"PYTHONPATH": f"{REPO}:{REPO}/src"} if await _runs_from_tree(world, state) else {}
     test = instance.test or "python -m pytest"
     build_again = instance.build or instance.setup
-    environment = Environment(state=state, test=test, build=build_again, env=env)
+    environment = Environment(state=state, pristine=pristine, test=test, build=build_again, env=env)
     return environment.model_copy(update={"built": await _built(world, environment)})
 
 
-async def _install(sandbox: Sandbox, state: State, source: Source, python: str, setup: str, *, seeded: bool) -> State:
-    state = await _bring_in(sandbox, state, source)
-    seed = "--seed " if seeded else ""  # a setup of one's own may call pip
-    state = await _run(
-        sandbox, state, f"{_UV} venv --quiet {seed}--no-project --python {python} /env", "making a virtual environment"
+async def fetch_sdist(sandbox: Sandbox, project: str, version: str) -> bytes:
+    """A project's source distribution, as the package index gives it. pip runs inside: it may run the project's own code."""
+    python, binds = _interpreter()
+    state = await _with_tools(sandbox, await sandbox.base(Base(binds=binds)))
+    fetch = (
+        f"{_UV} venv --quiet --seed --no-project --python {python} /env\n"
+        f"/env/bin/pip download --quiet --no-deps --no-binary :all: --dest /tmp/sdist {project}=={version}\n"
+        "mv /tmp/sdist/* /tmp/archive"
     )
+    state = await _run(sandbox, state, fetch, f"fetching {project} {version}")
+    return await sandbox.read(state, "/tmp/archive", limit=256 << 20)
+
+
+async def _install(sandbox: Sandbox, state: State, python: str, setup: str, *, seeded: bool) -> State:
+    seed = "--seed " if seeded else ""  # a setup of one's own may call pip
+    command = f"{_UV} venv --quiet {seed}--no-project --python {python} /env"
+    state = await _run(sandbox, state, command, "making a virtual environment")
     state = await _run(sandbox, state, setup, "the setup")
-    # What the setup left in the tree is no part of any later diff; and bytecode is compiled once, not at every execution.
-    finish = "git ls-files --others --exclude-standard --directory -z | tr '\\0' '\\n' | sed 's|^|/|' >> .git/info/exclude; /env/bin/python -m compileall -q /env . >/dev/null 2>&1; true"
+    # Bytecode is compiled once for all; what is left in the tree by then, or was changed there, is no part of any diff.
+    finish = (
+        "/env/bin/python -m compileall -q /env . >/dev/null 2>&1 || true\n"
+        f"git ls-files --others --exclude-standard --directory | sed 's|^|/|' >> .git/info/exclude\n"
+        f"git diff --quiet || {_GIT} commit -q --no-verify --all -m 'what the setup changed'"
+    )
     return await _run(sandbox, state, finish, "finishing", network=False)
 
 
 async def _bring_in(sandbox: Sandbox, state: State, source: Source) -> State:
     """The repository at REPO: with the history before the base commit, or with one commit made of a source tree."""
-    git = "git -c core.hooksPath=/dev/null -c user.name=runoff -c user.email=runoff@localhost -c commit.gpgSign=false"
     if source.pack:
         commit_and_refs = "".join(f"git update-ref {ref} {name}\n" for ref, name in source.refs.items())
         state = await _run(sandbox, state, "git init -q -b main .", "making a repository", network=False)
@@ -99,7 +114,7 @@ async def _bring_in(sandbox: Sandbox, state: State, source: Source) -> State:
         refs = f"{commit_and_refs}git -c core.hooksPath=/dev/null reset -q --hard {source.commit}"
         return await _run(sandbox, done.after, refs, "checking out the base commit", network=False)
     state = await sandbox.unpack(state, source.archive, REPO)
-    first = f"rm -rf .git; {git} init -q -b main . && {git} add -A --force . && {git} commit -q --allow-empty -m 'the release'"
+    first = f"rm -rf .git; git init -q -b main . && git add -A --force . && {_GIT} commit -q --allow-empty -m 'the source tree'"
     return await _run(sandbox, state, first, "making a repository of the source tree", network=False)
 
 
@@ -147,6 +162,7 @@ def _interpreter() -> tuple[str, tuple[str, ...]]:
 def _environment(network: bool) -> dict[str, str]:
     """What a setup may know: where the package index is, if that holds no password; caches off, bytecode on."""
     env = {
+        "PATH": f"/env/bin:{Path(_UV).parent}:/usr/local/bin:/usr/bin:/bin",
         "UV_NO_CACHE": "1",
         "UV_LINK_MODE": "copy",
         "UV_PYTHON_DOWNLOADS": "never",

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-_REFRESH = 0.25  # seconds between two looks at the run
 _PLAIN = 10.0  # seconds between two plain lines about one instance
 
 
@@ -25,7 +24,6 @@ class Progress:
         self._run, self._began = run, time.monotonic()
         self._live: Live | None = None
         self._said: dict[str, tuple[str, float]] = {}
-        self._shown = 0.0
         self._terminal = sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
@@ -56,9 +54,8 @@ class Progress:
 
     def look(self) -> None:
         now = time.monotonic()
-        if self._live or now - self._shown < _REFRESH:
+        if self._live:
             return
-        self._shown = now
         for name in self._run.worlds:
             stage = self._run.stages.get(name, "")
             said, when = self._said.get(name, ("", -_PLAIN))

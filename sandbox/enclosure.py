@@ -164,7 +164,10 @@ class _Running:
     def finish(self, began: float, stop: Stop, has_room: Callable[[], bool]) -> Ran:
         """Read what it writes until it is dead; kill it for the first reason there is."""
         reason, looked, ended = "", began, 0.0
-        with self._process.stdout as stdout, self._process.stderr as stderr, selectors.DefaultSelector() as waiting:  # type: ignore[union-attr]
+        stdout, stderr = self._process.stdout, self._process.stderr
+        assert stdout
+        assert stderr
+        with stdout, stderr, selectors.DefaultSelector() as waiting:
             waiting.register(stdout, selectors.EVENT_READ, self._out.add)
             waiting.register(stderr, selectors.EVENT_READ, self._err.add)
             waiting.register(self._told, selectors.EVENT_READ, self._hear)

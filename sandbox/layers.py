@@ -52,9 +52,12 @@ class Overlay:
                 return None, None
             onwards = None if under is None else f"{under}/{name}"
             real = layers[n] + path
-            if not directory or not os.path.lexists(real):
+            try:
+                status = os.lstat(real) if directory else None
+            except FileNotFoundError:
+                status = None
+            if not status:
                 return None, onwards
-            status = os.lstat(real)
             if not stat.S_ISDIR(status.st_mode):
                 return status, None
             names = os.listxattr(real)

@@ -17,6 +17,9 @@ Mode = Literal["root", "rootless"]
 
 LEAST_BWRAP = (0, 8)
 
+PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where tools are looked for: not in PATH, where a user's own may stand before the system's."""
+
 _PACKAGES = {
     "bwrap": "bubblewrap",
     "unshare": "util-linux",
@@ -80,7 +83,7 @@ def unavailable(mode: Mode, words: str, store: Path) -> SandboxUnavailable:
 
 
 def _tool(name: str) -> Finding:
-    path = shutil.which(name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    path = shutil.which(name, path=PLACES)
     if path is None:
         return Finding(name, False, "not found", f"apt-get install {_PACKAGES[name]}")
     path = str(Path(path).resolve())

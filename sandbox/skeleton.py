@@ -20,7 +20,7 @@ WRITABLE = ("/testbed", "/env", "/home/user")
 RESOLV = "/etc/resolv.conf"
 
 _ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_OWN = ("proc", "dev", "etc", "tmp", "testbed", "env", *_ROOT_LINKS)
+_OWN = ("proc", "dev", "etc", *_ROOT_LINKS)
 _COPIED = (
     "/etc/ld.so.cache",
     "/etc/ld.so.conf",
@@ -49,7 +49,7 @@ def mounts(binds: Iterable[str]) -> list[str]:
     for path in binds:
         if not path.startswith("/") or os.path.normpath(path) != path or path == "/":
             raise ValueError(f"cannot bind {path}: not a plain absolute path")
-        if path.split("/")[1] in _OWN or path in ("/home", "/home/user"):
+        if path.split("/")[1] in _OWN or path in ("/tmp", "/home", *WRITABLE):
             raise ValueError(f"cannot bind {path}: the sandbox has its own")
         if not os.path.isdir(path):
             raise ValueError(f"cannot bind {path}: no such directory")
@@ -101,9 +101,10 @@ def _own(uid: int) -> Iterable[Item]:
     for path in WRITABLE:
         yield Item(path, stat.S_IFDIR | 0o755, users=True)
     yield Item("/tmp", stat.S_IFDIR | 0o1777)
+    users = (("root", 0, "/root"), ("user", uid, "/home/user"), ("nobody", 65534, "/nonexistent"))  # nobody: the host's
     files = {
-        "passwd": f"root:x:0:0:root:/root:/usr/sbin/nologin\nuser:x:{uid}:{uid}:user:/home/user:/bin/sh\n",
-        "group": f"root:x:0:\nuser:x:{uid}:\n",
+        "passwd": "".join(f"{name}:x:{number}:{number}:{name}:{home}:/bin/sh\n" for name, number, home in users),
+        "group": "".join(f"{name}:x:{number}:\n" for name, number, _ in users),
         "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
         "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
         "gitconfig": "[safe]\n\tdirectory = *\n",

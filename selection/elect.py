@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from runoff.agent.context import Tree
-from runoff.agent.environment import Environment, patched, patched_paths
+from runoff.agent.environment import Environment, applied, patched, patched_paths
 from runoff.agent.protocol import Message
 from runoff.agent.step import Step, World, settled, trajectory
 from runoff.sandbox.protocol import REPO, Refused, Value
@@ -119,8 +119,10 @@ async def _entries(
 
 
 async def _fingerprint(step: Step, environment: Environment, candidate: Candidate) -> str:
-    """What the changed files are after the patch, by their syntax. Raises Refused if it does not apply or build."""
+    """What the changed files are after the patch, by their syntax. Raises Refused if it does not apply
+    to the pristine tree, or does not build."""
     state = await patched(step.world, environment, candidate.patch)
+    await applied(step.world, environment.pristine, candidate.patch)
 
     async def read() -> str:
         files: dict[str, bytes | None] = {}

@@ -72,7 +72,7 @@ async def decide(
         if said.tests and not said.problems:
             written += 1
             verdicts = await _side_by_side(here, states, environment, said.tests[0], recipe.seconds)
-            told = say.ran(verdicts=verdicts, left=left)
+            told = say.ran(verdicts=verdicts, notices=said.notices, left=left)
         else:
             problems = list(said.problems)
             if said.choose:

@@ -1,0 +1,60 @@
+"""The grading process of the demo: the only one that opens a hidden check. Run as `python -m runoff.demo.grade`.
+
+Standard input: {"pair", "states", "source", "patches": {id: patch}} as JSON; standard output: {id: whether it is fixed}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from runoff import environments
+from runoff.agent.environment import BuildFailed, patched
+from runoff.agent.log import Log
+from runoff.agent.step import World
+from runoff.demo.pairs import HERE, pair
+from runoff.instance import local_instance
+from runoff.sandbox.bubblewrap import Bubblewrap
+from runoff.sandbox.protocol import Limits, Refused
+
+_CHECK = "/tmp/check.py"
+
+
+async def grade(request: dict[str, Any]) -> dict[str, bool]:
+    """Whether the hidden check passes on each patch, each on a fresh copy of the environment."""
+    wanted = pair(request["pair"])
+    check = (HERE / wanted.id / "answer" / "check.py").read_bytes()
+    instance, _ = local_instance(Path(request["source"]), wanted.statement, setup=wanted.setup, test=wanted.test)
+    results: dict[str, bool] = {}
+    async with Bubblewrap(Path(request["states"])) as sandbox:
+        with tempfile.TemporaryDirectory() as folder:
+            world = World(Log(Path(folder) / "grade.jsonl"), wanted.id, _nobody, sandbox)
+            environment = await environments.build(world, instance)
+            for name, patch in request["patches"].items():
+                try:
+                    state = await patched(world, environment, patch.encode("utf-8", "surrogateescape"))
+                except (Refused, BuildFailed):
+                    results[name] = False
+                    continue
+                state = await sandbox.write(state, {_CHECK: check})
+                done = await sandbox.execute(
+                    state, ("python", _CHECK), Limits(seconds=120), env=environment.env, cwd="/tmp", freeze=False
+                )
+                results[name] = done.outcome == "finished" and done.exit_code == 0
+            await world.close()
+    return results
+
+
+class _Nobody:
+    async def ask(self, call: object) -> Any:
+        raise AssertionError("grading asks no model")
+
+
+_nobody = _Nobody()
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(grade(json.load(sys.stdin)))))

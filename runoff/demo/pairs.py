@@ -1,0 +1,71 @@
+"""The release pairs: which there are, and their sources, brought from the package index by a sandbox."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import tarfile
+import tempfile
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+from runoff.environments import EnvironmentFailed, fetch_sdist
+from runoff.instance import Instance, local_instance
+from runoff.sandbox.protocol import Sandbox, Value
+
+HERE = Path(str(files("runoff.demo")))
+ANSWERS = HERE / "answers"
+
+
+class Pair(Value):
+    id: str
+    project: str
+    version: str
+    fixed: str
+    sha256: str
+    """Of the source distribution: nothing else is unpacked."""
+    setup: str
+    test: str
+    statement: str
+
+
+def pairs() -> list[Pair]:
+    """All release pairs, by id."""
+    return [_pair(path.parent) for path in sorted(HERE.glob("*/pair.toml"))]
+
+
+def pair(name: str) -> Pair:
+    return _pair(HERE / name)
+
+
+async def instance(sandbox: Sandbox, wanted: Pair, cache: Path) -> Instance:
+    """The pair as an instance; its source is fetched once. Raises EnvironmentFailed if the index does not give it."""
+    tree = cache / f"{wanted.project}-{wanted.version}"
+    if not tree.is_dir():
+        archive = await fetch_sdist(sandbox, wanted.project, wanted.version)
+        found = hashlib.sha256(archive).hexdigest()
+        if found != wanted.sha256:
+            raise EnvironmentFailed(
+                f"{wanted.project} {wanted.version}: the index gave another file (SHA-256 {found}) than the one known"
+            )
+        _unpack(archive, tree)
+    made, _ = local_instance(tree, wanted.statement, setup=wanted.setup, test=wanted.test)
+    return made.model_copy(update={"id": wanted.id})
+
+
+def _pair(folder: Path) -> Pair:
+    data = tomllib.loads((folder / "pair.toml").read_text())
+    return Pair(id=folder.name, statement=(folder / "issue.md").read_text(), **data)
+
+
+def _unpack(archive: bytes, into: Path) -> None:
+    """All of it or nothing; tar's `data` filter refuses whatever would leave the folder."""
+    into.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=into.parent) as folder:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            tar.extractall(folder, filter="data")
+        root = next(path for path in Path(folder).iterdir() if path.is_dir())
+        shutil.rmtree(into, ignore_errors=True)
+        root.rename(into)

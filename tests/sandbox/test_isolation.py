@@ -1,0 +1,140 @@
+"""What code in a sandbox cannot see or reach, and what a hostile state cannot make the host do."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from runoff.sandbox.bubblewrap import Bubblewrap
+from runoff.sandbox.protocol import Base, Refused, Sandbox, State
+
+
+async def out(sandbox: Sandbox, state: State, script: str, *, network: bool = False) -> str:
+    return (await sandbox.execute(state, ["sh", "-c", script], freeze=False, network=network)).text
+
+
+async def test_the_hosts_network_cannot_be_reached(sandbox: Sandbox) -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"the host")
+        writer.close()
+
+    base = await sandbox.base(Base())
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    connect = f"python3 -c 'import socket; print(socket.create_connection((\"127.0.0.1\", {port}), 3).recv(9))'"
+    async with server:
+        assert "refused" in await out(sandbox, base, connect)
+        assert "the host" in await out(sandbox, base, connect, network=True)  # so the test can fail
+    assert (await out(sandbox, base, "tail -n +3 /proc/net/dev | cut -d: -f1")).split() == ["lo"]
+
+
+async def test_no_environment_and_no_path_of_the_host(
+    mode: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_KEY", "s3cret")
+    async with Bubblewrap(tmp_path / "later", mode) as later:  # type: ignore[arg-type]
+        base = await later.base(Base())
+        seen = await out(later, base, "cat /proc/[0-9]*/environ | tr '\\0' '\\n'; cat /proc/self/mountinfo")
+        names = {line.split("=")[0] for line in (await out(later, base, "env")).splitlines()}
+    assert "PATH=/env/bin" in seen
+    assert "s3cret" not in seen
+    assert str(tmp_path) not in seen
+    assert names == {"PATH", "HOME", "LANG", "PWD"}
+
+
+async def test_no_files_and_no_processes_of_the_host(sandbox: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s3cret")
+    base = await sandbox.base(Base())
+    assert "No such file" in await out(sandbox, base, f"cat {tmp_path}/secret")
+    links = {name for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32") if Path("/", name).exists()}
+    own = {"dev", "env", "etc", "home", "proc", "testbed", "tmp", "usr"}
+    assert set((await out(sandbox, base, "ls -A /")).split()) == own | links
+    assert await out(sandbox, base, "ls -A /tmp /home/user /env") == "/env:\n\n/home/user:\n\n/tmp:\n"
+    programs = await out(sandbox, base, "cat /proc/[0-9]*/comm")
+    assert sorted(programs.split()) == ["bwrap", "cat", "sh"]
+
+
+async def test_sandboxes_do_not_see_each_other(sandbox: Sandbox) -> None:
+    base = await sandbox.base(Base())
+    other = asyncio.create_task(sandbox.execute(base, ["sh", "-c", "echo x > /tmp/x; echo x > /dev/shm/x; sleep 1"]))
+    await asyncio.sleep(0.3)
+    assert "sleep" not in await out(sandbox, base, "cat /proc/[0-9]*/comm; ls /tmp /dev/shm; hostname")
+    other.cancel()
+
+
+async def test_the_user_inside_has_no_rights(sandbox: Sandbox) -> None:
+    base = await sandbox.base(Base())
+    rights = await out(sandbox, base, "id -un; grep -E '^(Cap|NoNewPrivs)' /proc/self/status")
+    assert rights.split()[0] == "user"
+    assert {line.split()[1] for line in rights.splitlines()[1:-1]} == {"0000000000000000"}
+    assert rights.split()[-1] == "1"
+    name = "import os, pwd; print(os.getuid() > 0, pwd.getpwuid(os.getuid()).pw_dir)"
+    assert await out(sandbox, base, f"python3 -c '{name}'") == "True /home/user\n"
+    assert "Read-only" in await out(sandbox, base, "touch /usr/mine")
+    assert (
+        await out(sandbox, base, "for d in /testbed /env /tmp /home/user /dev/shm; do touch $d/f || echo no; done")
+        == ""
+    )
+    for forbidden in ("mount -t tmpfs none /tmp", "mknod /tmp/d b 8 0", "chown 0 /tmp", "hostname x", "dmesg"):
+        assert await out(sandbox, base, f"{forbidden} >/dev/null 2>&1 || echo refused") == "refused\n"
+
+
+async def test_bound_directories_are_read_only_and_the_rest_of_theirs_is_hidden(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    (tmp_path / "shown" / "deep").mkdir(parents=True)
+    (tmp_path / "shown" / "deep" / "f").write_text("tool")
+    (tmp_path / "hidden").write_text("hidden")
+    shown = tmp_path / "shown"
+    base = await sandbox.base(Base(binds=("/usr", str(shown))))
+    assert base != await sandbox.base(Base())
+    assert await out(sandbox, base, f"cat {shown}/deep/f; ls {tmp_path}") == "toolshown\n"
+    assert "Read-only" in await out(sandbox, base, f"touch {shown}/mine")
+    done = await sandbox.execute(base, ["true"])
+    assert done.after == base
+    for wrong in ("/proc/self", "/nowhere/at/all", "relative", "/usr/../root"):
+        with pytest.raises(Refused, match="cannot bind"):
+            await sandbox.base(Base(binds=(wrong,)))
+
+
+async def test_a_link_to_a_host_file_leads_to_the_sandboxs_own(sandbox: Sandbox) -> None:
+    base = await sandbox.write(await sandbox.base(Base()), {"/testbed/f": b"harmless"})
+    done = await sandbox.execute(base, ["ln", "-sf", "/etc/passwd", "/testbed/f"])
+    assert done.after
+    assert (await sandbox.read(done.after, "/testbed/f")).startswith(b"root:x:0:0:root:/root:/bin/sh\nuser:")
+    assert b"user:" in await sandbox.read(done.after, "/testbed/f")
+    written = await sandbox.write(await sandbox.write(done.after, {"/testbed/f": None}), {"/testbed/f": b"again"})
+    assert await sandbox.read(written, "/testbed/f") == b"again"
+
+
+async def test_a_state_cannot_say_where_the_host_mounts(mode: str, sandbox: Sandbox, tmp_path: Path) -> None:
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    base = await sandbox.base(Base(binds=(str(shown),)))
+    first = "/".join(shown.parts[1:3])
+    script = f"mv /{first} /tmp/away && ln -s /oldroot/tmp /{first}"
+    done = await sandbox.execute(base, ["sh", "-c", script])
+    assert done.after
+    if mode == "root":  # the directories above it are root's
+        assert done.exit_code != 0
+        return
+    assert done.exit_code == 0
+    with pytest.raises(Refused, match="moved or replaced"):
+        await sandbox.execute(done.after, ["true"])
+
+
+async def test_a_hostile_tree_is_kept_or_refused_but_stops_nothing(sandbox: Sandbox) -> None:
+    base = await sandbox.base(Base())
+    deep = "import os\nfor _ in range(3000): os.mkdir('d' * {0}); os.chdir('d' * {0})"
+    with pytest.raises(Refused, match="too long"):
+        await sandbox.execute(base, ["python3", "-c", deep.format(200)])
+    state = (
+        await sandbox.execute(base, ["sh", "-c", "mkdir -m 0 shut; mkfifo -m 0 pipe; head -c 2000000 /dev/zero > f"])
+    ).after
+    for n in range(6):
+        assert state
+        state = (await sandbox.execute(state, ["sh", "-c", f"head -c 2000000 /dev/zero > f; mkdir -m 0 shut{n}"])).after
+    assert state
+    assert await out(sandbox, state, "ls -d shut* | wc -l; rmdir shut && echo gone") == "7\ngone\n"
