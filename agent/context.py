@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 
 from runoff.agent.outline import outline
@@ -57,11 +58,14 @@ def tokens(text: str | bytes) -> int:
 
 
 def is_test(path: str) -> bool:
-    """Whether a path is a test or belongs to the tests, by the conventions of the languages in `CODE`."""
-    parts = PurePosixPath(path).parts
-    name = parts[-1].lower()
+    """Whether a path is a test or belongs to the tests, by the conventions of the languages in `CODE`.
+
+    A folder `test` or `testing` says so only at the top: further down it is often what a library offers to test with.
+    """
+    *folders, name = PurePosixPath(path.lower()).parts
     return bool(
-        {"test", "tests", "testing", "__tests__", "spec"} & {part.lower() for part in parts[:-1]}
+        {"tests", "__tests__", "spec"} & set(folders)
+        or folders[:1] in (["test"], ["testing"])
         or name.startswith("test_")
         or name == "conftest.py"
         or re.search(r"(_test|\.test|\.spec|_spec)\.\w+$", name)
@@ -110,12 +114,8 @@ async def find_context(
     if not listed:
         return Ended(reason="done", note="the repository holds no source file that could be relevant")
     batches = _batches(listed, tree, recipe.relevance_tokens)
-    found = await step.all(
-        {
-            f"relevance{n}": (lambda s, batch=batch: _relevant(s, model, tree, issue, batch))
-            for n, batch in enumerate(batches, 1)
-        }
-    )
+    ask = partial(_relevant, model=model, tree=tree, issue=issue)
+    found = await step.all({f"relevance{n}": partial(ask, batch=batch) for n, batch in enumerate(batches, 1)})
     notes = [f"relevance question {n} was not answered readably" for n, answer in found.items() if answer is None]
     summaries = {path: text for answer in found.values() for path, text in (answer or {}).items()}
     if not summaries:

@@ -13,7 +13,7 @@ from runoff.agent.prompts import prompts
 from runoff.agent.protocol import Message, Request, Sampling
 from runoff.agent.step import Ended, Step
 from runoff.agent.testing import GeneratedTest
-from runoff.agent.verdict import CONTRACT, Verdict, capped, read_verdict, test_run
+from runoff.agent.verdict import CONTRACT, Verdict, capped, read_verdict, script_run
 from runoff.sandbox.protocol import Raw, Value
 
 
@@ -141,7 +141,7 @@ async def _try(
         return None, None
 
     async def on_base(step: Step) -> Verdict | None:
-        run = test_run(step.world, environment.state, script, seconds=seconds, env=environment.env)
+        run = script_run(step.world, environment.state, script, seconds=seconds, env=environment.env)
         return read_verdict(run, await step.execute("test", run))
 
     async def on_patched(step: Step) -> Verdict | None:
@@ -151,7 +151,7 @@ async def _try(
             state = await patched(step.world, environment, draft.patch)
         except BuildFailed as error:
             return Verdict(outcome="broken", why=str(error))
-        run = test_run(step.world, state, script, seconds=seconds, env=environment.env)
+        run = script_run(step.world, state, script, seconds=seconds, env=environment.env)
         return read_verdict(run, await step.execute("test", run))
 
     both = await here.all({"base": on_base, "patched": on_patched})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 import tarfile
 from pathlib import PurePosixPath
 
 from runoff.agent.context import Tree
+from runoff.agent.patches import patched_paths
 from runoff.agent.step import Run, World
 from runoff.sandbox.protocol import Limits, Refused, State, Value
 
@@ -59,17 +59,6 @@ class BuildFailed(Refused):
     """The repository does not build any more with a patch."""
 
 
-def patched_paths(patch: bytes) -> list[str]:
-    """Paths that a git diff is about, old and new, in order."""
-    names: dict[str, None] = {}
-    for line in patch.decode("utf-8", "surrogateescape").splitlines():
-        if found := re.match(r'(?:---|\+\+\+|rename from|rename to) "?(?:[ab]/)?(.+?)"?\t?$', line):
-            names[found[1]] = None
-        elif found := re.match(r"diff --git a/(.+) b/\1$", line):
-            names[found[1]] = None
-    return [name for name in names if name != "/dev/null"]
-
-
 async def applied(world: World, state: State, patch: bytes) -> State:
     """A state with a patch applied. Made once. Raises Refused if it does not apply."""
     name = hashlib.blake2b(patch, digest_size=16).hexdigest()
@@ -85,7 +74,9 @@ async def patched(world: World, environment: Environment, patch: bytes) -> State
     if not environment.needs_build(patch):
         return state
     argv = ("sh", "-ec", environment.build or "")
-    done = await world.execute(Run(state=state, argv=argv, env=environment.env, limits=Limits(seconds=900), freeze=True))
+    done = await world.execute(
+        Run(state=state, argv=argv, env=environment.env, limits=Limits(seconds=900), freeze=True)
+    )
     if done.exit_code != 0 or done.after is None:
         raise BuildFailed(f"`{environment.build}` fails with this patch: {last_lines(done.text)}")
     return done.after

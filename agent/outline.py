@@ -30,12 +30,14 @@ def parser(suffix: str) -> Parser | None:
     from tree_sitter import Language, Parser
 
     if suffix in (".py", ".pyi"):
-        import tree_sitter_python as grammar
-    elif suffix in (".js", ".mjs", ".cjs", ".jsx"):
-        import tree_sitter_javascript as grammar
-    else:
-        return None
-    return Parser(Language(grammar.language()))
+        import tree_sitter_python
+
+        return Parser(Language(tree_sitter_python.language()))
+    if suffix in (".js", ".mjs", ".cjs", ".jsx"):
+        import tree_sitter_javascript
+
+        return Parser(Language(tree_sitter_javascript.language()))
+    return None
 
 
 def outline(path: str, source: bytes) -> str:

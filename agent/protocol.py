@@ -67,8 +67,8 @@ class Message:
         self.role: Role = role
         self.before = before
         self.text = text.replace(_BEGIN, "").replace(_END, "")
-        self.digest = _digest(before.digest if before else "", role, self.text)
-        self.shape = _digest(before.shape if before else "", role, _OBSERVED.sub("", text))
+        self.digest: str = _digest(before.digest if before else "", role, self.text)
+        self.shape: str = _digest(before.shape if before else "", role, _OBSERVED.sub("", text))
 
     def then(self, role: Role, text: str) -> Message:
         return Message(role, text, self)

@@ -142,7 +142,7 @@ class World:
         if task is None:
             task = self._running[name] = asyncio.ensure_future(perform())
             task.add_done_callback(lambda _: self._running.pop(name, None))
-        return await _wait(task)  # type: ignore[no-any-return]
+        return await _wait(task)
 
 
 class Step:

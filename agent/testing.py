@@ -7,7 +7,7 @@ from runoff.agent.environment import Environment
 from runoff.agent.prompts import prompts
 from runoff.agent.protocol import Message, Request, Sampling
 from runoff.agent.step import Ended, Step
-from runoff.agent.verdict import CONTRACT, Verdict, read_verdict, test_run
+from runoff.agent.verdict import CONTRACT, Verdict, read_verdict, script_run
 from runoff.sandbox.protocol import Value
 
 
@@ -48,7 +48,7 @@ async def write_test(
             return Ended(reason="done", value=_result(step, script, verdict))
         if said.tests and not said.problems:
             script = said.tests[0]
-            run = test_run(step.world, environment.state, script, seconds=recipe.seconds, env=environment.env)
+            run = script_run(step.world, environment.state, script, seconds=recipe.seconds, env=environment.env)
             verdict = read_verdict(run, await here.execute("base", run))
             told = say.ran(verdict=verdict, left=left)
         elif said.done:

@@ -34,7 +34,7 @@ class Verdict(Value):
     """What the script printed, capped, without the record; for people and models."""
 
 
-def test_run(
+def script_run(
     world: World, state: State, script: str, *, seconds: float, env: dict[str, str], repetition: int = 0
 ) -> Run:
     """The execution of a generated test in a state."""

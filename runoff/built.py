@@ -7,7 +7,6 @@ something compiled lies in the tree or beside those copies}. Any Python ≥ 3.6.
 import json
 import os
 import subprocess
-import sys
 
 COMPILED = (".so", ".node", ".pyd", ".o", ".a", ".wasm")
 

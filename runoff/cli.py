@@ -118,9 +118,9 @@ def demo(**given: Any) -> None:
     runoff demo
     runoff demo --live --model openai/gpt-5 --budget 3     the same issues with a real model: a real figure
     """
-    from runoff.commands import demo_command
+    from runoff.demo.show import demo as demonstrate
 
-    sys.exit(demo_command(**given))
+    sys.exit(demonstrate(given.pop("live"), given.pop("only"), given))
 
 
 @cli.command()

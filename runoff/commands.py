@@ -34,7 +34,7 @@ def solve_command(
     """`runoff solve`. Returns the exit code; raises errors that are for the user."""
     commands = {"setup": setup, "build": build, "test": test}
     if target.endswith(".jsonl") and Path(target).is_file():
-        instances, notes = problems(Path(target)), []
+        instances, notes = problems(Path(target)), list[str]()
     else:
         made, notes = local_instance(Path(target), _issue(issue), ref=ref, **commands)
         instances = [made]
@@ -47,13 +47,6 @@ def solve_command(
     for result in results:
         click.echo(ended(result, out, alone=len(results) == 1))
     return exit_code(results)
-
-
-def demo_command(live: bool, only: Sequence[str], **options: Any) -> int:
-    """`runoff demo`: the release pairs that come with runoff, with recorded answers or with a real model."""
-    from runoff.demo.show import demo
-
-    return demo(live, only, options)
 
 
 def run_to_end(
@@ -225,8 +218,8 @@ def _prices(options: dict[str, Any], names: Models) -> dict[str, Prices]:
             raise click.UsageError(
                 f"--price {text}: write it as IN,OUT or NAME=IN,OUT, dollars per million tokens"
             ) from None
-        prices |= {model: found for model in ([name] if equals else set(names.values()))}
+        prices |= dict.fromkeys([name] if equals else set(names.values()), found)
     return prices
 
 
-__all__ = ["demo_command", "problems", "run_to_end", "solve_command", "states"]
+__all__ = ["problems", "run_to_end", "solve_command", "states"]

@@ -117,10 +117,8 @@ def _archive(path: Path) -> bytes:
 
     def plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
         parts = Path(member.name).parts
-        if (
-            parts
-            and (parts[-1] == "__pycache__" or parts[-1] == ".venv")
-            or not (member.isreg() or member.isdir() or member.issym())
+        if (parts and (parts[-1] == "__pycache__" or parts[-1] == ".venv")) or not (
+            member.isreg() or member.isdir() or member.issym()
         ):
             return None
         member.uid = member.gid = 0

@@ -18,7 +18,6 @@ from markupsafe import Markup
 from runoff import __version__
 from runoff.instance import Instance
 from runoff.run import Result, Run
-from runoff.selection.cleaning import file_parts
 from runoff.selection.protocol import Cell, Entry, OutcomeTable, Selection, Standing
 
 Kind = Literal["add", "del", "same", "hunk", "meta"]
@@ -42,6 +41,7 @@ _DECIDED = {
     "undisputed": "Chosen without a run-off",
     "fallback": "The run-off did not decide; the first of the ranking stands",
 }
+_HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
 _LONGEST = 3000  # lines of a patch that are compared, and lines of a file's diff that are shown
 _BLANK = frozenset("\u115f\u1160\u3164\uffa0")  # letters by category that show as nothing
 _SCRIPT = 40_000  # characters of a generated test
@@ -57,6 +57,7 @@ def report(run: Run, results: Sequence[Result], *, seconds: float, notes: Sequen
         lstrip_blocks=True,
         finalize=_finalize,
     )
+    pages.globals["count"] = count
     instances = {instance.id: instance for instance in run.instances}
     ledger = run.ledger()
     return pages.get_template("report.html.j2").render(
@@ -170,8 +171,12 @@ class Case:
 
     @property
     def decided(self) -> str:
-        """How it was decided, as the start of a sentence; empty where nothing was."""
-        return _DECIDED.get(self.result.why.partition(": ")[0], "") if self.chosen else ""
+        """How it was decided, as the start of a sentence."""
+        return _DECIDED.get(self.result.why.partition(": ")[0], "Chosen")
+
+    @property
+    def by_runoff(self) -> bool:
+        return self.result.why.startswith("chosen: ")
 
     @property
     def why(self) -> str:
@@ -275,8 +280,36 @@ def shown(text: str) -> str:
 
 def files(patch: bytes) -> list[File]:
     """A patch by file. Hunks are read by their line counts, so a removed line `-- x` is no header."""
-    parts = file_parts(patch) or ([patch] if patch.strip() else [])
-    return [_file(part.decode("utf-8", "surrogateescape")) for part in parts]
+    found: list[File] = []
+    lines: list[Line] = []
+    old = new = olds = news = 0
+    text = patch.decode("utf-8", "surrogateescape").removesuffix("\n")
+    for line in text.split("\n") if text else []:
+        sign = line[:1]
+        if (olds > 0 or news > 0) and sign in (
+            "",
+            " ",
+            "+",
+            "-",
+            "\\",
+        ):  # anything else ends a hunk that counts wrongly
+            if sign == "\\":  # `\ No newline at end of file` is counted by nobody
+                lines.append(Line("meta", line))
+                continue
+            kind: Kind = "add" if sign == "+" else "del" if sign == "-" else "same"
+            lines.append(Line(kind, line, None if kind == "add" else old, None if kind == "del" else new))
+            old, olds = (old, olds) if kind == "add" else (old + 1, olds - 1)
+            new, news = (new, news) if kind == "del" else (new + 1, news - 1)
+            continue
+        olds = news = 0
+        if hunk := _HUNK.match(line):
+            old, new = int(hunk[1]), int(hunk[3])
+            olds, news = (1 if hunk[n] is None else int(hunk[n]) for n in (2, 4))
+        elif line.startswith("diff --git ") or (line.startswith("--- ") and _has_hunk(lines)):
+            found += [File(_path(lines), lines)] if lines else []
+            lines = []
+        lines.append(Line("hunk" if hunk else "meta", line))
+    return [*found, File(_path(lines), lines)] if lines else found
 
 
 def compare(chosen: bytes, other: bytes) -> list[Compared] | None:
@@ -287,9 +320,9 @@ def compare(chosen: bytes, other: bytes) -> list[Compared] | None:
     ours, theirs = _telling(chosen), _telling(other)
     if max(len(ours), len(theirs)) > _LONGEST:
         return None
-    keys = [[(line.kind, line.text) for _, line in side] for side in (ours, theirs)]
+    ours_told, theirs_told = ([(line.kind, line.text) for _, line in side] for side in (ours, theirs))
     laid: list[Compared] = []
-    for group in SequenceMatcher(None, *keys, autojunk=False).get_grouped_opcodes(4):
+    for group in SequenceMatcher(None, ours_told, theirs_told, autojunk=False).get_grouped_opcodes(4):
         if all(step[0] == "equal" for step in group):
             continue
         start = group[0][1]
@@ -320,6 +353,10 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {whole % 60:02} s" if minutes else f"{seconds:.1f} s"
 
 
+def count(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
 def _finalize(value: object) -> object:
     """What every expression of the page goes through before it is escaped, so that none can be forgotten."""
     if value is None:
@@ -340,37 +377,22 @@ def _visible(character: str) -> str:
     return f"⟨U+{code:04X}⟩" if hides else character
 
 
-def _file(part: str) -> File:
-    lines: list[Line] = []
-    old = new = olds = news = 0
+def _path(lines: Sequence[Line]) -> str:
+    """What a file is called after the change; before it, where it is deleted."""
     names: dict[str, str] = {}
-    for text in part.removesuffix("\n").split("\n"):
-        if olds > 0 or news > 0:
-            sign = text[:1]
-            if sign == "+":
-                lines.append(Line("add", text, None, new))
-            elif sign == "-":
-                lines.append(Line("del", text, old, None))
-            elif sign == "\\":
-                lines.append(Line("meta", text))
-                continue
-            else:
-                lines.append(Line("same", text, old, new))
-            old, olds = (old, olds) if sign == "+" else (old + 1, olds - 1)
-            new, news = (new, news) if sign == "-" else (new + 1, news - 1)
-        elif found := re.match(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@", text):
-            old, new = int(found[1]), int(found[3])
-            olds, news = (1 if found[n] is None else int(found[n]) for n in (2, 4))
-            lines.append(Line("hunk", text))
-        else:
-            lines.append(Line("meta", text))
-            if found := re.match(r'(diff --git|---|\+\+\+|rename to) "?(?:[ab]/)?(.+?)"?\t?$', text):
-                names[found[1]] = found[2]
-    path = next(
-        (names[name] for name in ("+++", "rename to", "---") if names.get(name, "/dev/null") != "/dev/null"),
-        names.get("diff --git", "a file without a name").rpartition(" b/")[2],
-    )
-    return File(path, lines)
+    for line in lines:
+        if line.kind == "hunk":
+            break
+        if found := re.match(r'(diff --git|---|\+\+\+|rename to) "?(?:[ab]/)?(.+?)"?\t?$', line.text):
+            names[found[1]] = found[2]
+    for name in ("+++", "rename to", "---"):
+        if names.get(name, "/dev/null") != "/dev/null":
+            return names[name]
+    return names.get("diff --git", "").rpartition(" b/")[2] or "no file is named"
+
+
+def _has_hunk(lines: Sequence[Line]) -> bool:
+    return any(line.kind == "hunk" for line in lines)
 
 
 def _telling(patch: bytes) -> list[tuple[str, Line]]:
@@ -379,7 +401,7 @@ def _telling(patch: bytes) -> list[tuple[str, Line]]:
         (file.path, line._replace(text=re.sub(r"^@@ [^@]+ @@", "@@", line.text)) if line.kind == "hunk" else line)
         for file in files(patch)
         for line in file.lines
-        if not line.text.startswith("index ")
+        if not (line.kind == "meta" and line.text.startswith("index "))
     ]
 
 

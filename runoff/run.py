@@ -89,9 +89,8 @@ class RunDirectory:
                     f"{self.path} holds a run with another {_named(differs[0], known, asked)}; give another --out"
                 )
             return
-        if self.path.is_dir() and any(self.path.iterdir()):
-            if not (self.path / "log").is_dir():
-                raise BadRun(f"{self.path} is not empty and holds no run; give another --out")
+        if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "log").is_dir():
+            raise BadRun(f"{self.path} is not empty and holds no run; give another --out")
         self.path.mkdir(parents=True, exist_ok=True)
         about = {"runoff": __version__, "python": platform.python_version(), "sandbox": sandbox}
         write_whole(file, tomli_w.dumps(asked | {"about": about}).encode())
@@ -210,7 +209,7 @@ def write_views(directory: RunDirectory, results: Sequence[Result], report: str)
     for result in results:
         outcome = result.outcome
         patch = (outcome.patch if outcome else None) or b""
-        selection = {"instance_id": result.instance, "status": result.status, "why": result.why}
+        selection: dict[str, Any] = {"instance_id": result.instance, "status": result.status, "why": result.why}
         if outcome:
             selection |= {
                 "selection": outcome.selection.model_dump(mode="json"),

@@ -64,6 +64,7 @@ class Bubblewrap:
         self._root, self._mode = Path(root), mode
         self._slots = asyncio.Semaphore(slots or os.cpu_count() or 1)
         self._numbers, self._waiting = itertools.count(1), dict[int, asyncio.Future[_Answer]]()
+        self._bases: dict[Base, State] = {}
         self._cpu, self._lost = 0.0, "it is not open"
 
     async def __aenter__(self) -> Bubblewrap:
@@ -93,7 +94,10 @@ class Bubblewrap:
         return self._cpu
 
     async def base(self, base: Base) -> State:
-        return State(layers=(await self._ask("base", binds=list(base.binds))).layers("layers"))
+        if base not in self._bases:
+            answer = await self._ask("base", binds=list(base.binds))
+            self._bases[base] = State(layers=answer.layers("layers"))
+        return self._bases[base]
 
     async def execute(
         self,
@@ -217,7 +221,7 @@ class Bubblewrap:
             self._helper = await asyncio.create_subprocess_exec(
                 *(tools["setpriv"], "--pdeathsig", "KILL", tools["unshare"]),
                 *([] if mode == "root" else ["--user", "--map-root-user"]),
-                *(*alone, sys.executable, "-I", str(Path(__file__).with_name("cell.py")), json.dumps(config)),
+                *(*alone, sys.executable, "-I", "-S", str(Path(__file__).with_name("cell.py")), json.dumps(config)),
                 stdin=theirs.fileno(),
                 stdout=self._stderr,
                 stderr=self._stderr,

@@ -20,7 +20,6 @@ import resource
 import socket
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,17 +49,15 @@ class Cell:
     def serve(self) -> None:
         """Until whoever asks is gone."""
         asked = self._socket.makefile("rb")
-        with ThreadPoolExecutor(64) as pool:  # the asking side knows how many at once are good
-            while line := asked.readline():
-                request = json.loads(line)
-                body = asked.read(request.get("body", 0))
-                if request["do"] == "kill":
-                    self._kill(request["which"])
-                    continue
-                number, stop = request["number"], enclosure.Stop()
-                self._running[number] = stop
-                pool.submit(self._answer, number, request, body, stop)
-            os._exit(0)  # nothing to tidy: this is process 1
+        while line := asked.readline():
+            request = json.loads(line)
+            if request["do"] == "kill":
+                self._kill(request["which"])
+                continue
+            number, body, stop = request["number"], asked.read(request["body"]), enclosure.Stop()
+            self._running[number] = stop
+            threading.Thread(target=self._answer, args=(number, request, body, stop), daemon=True).start()
+        os._exit(0)  # nothing to tidy: this is process 1
 
     def _kill(self, number: int) -> None:
         with self._sending:
@@ -90,6 +87,7 @@ class Cell:
             self._socket.sendall(json.dumps(reply).encode() + b"\n" + out + err)
 
     def _base(self, binds: list[str]) -> str:
+        """Made once for what it holds, by whoever comes first."""
         shown = skeleton.mounts(binds)
         items = skeleton.plan(shown, self._uid)
         name = skeleton.name(items, shown, self._owner)

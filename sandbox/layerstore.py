@@ -13,12 +13,10 @@ import errno
 import fcntl
 import itertools
 import os
-import secrets
 import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -112,7 +110,7 @@ class LayerStore:
         return at.f_bavail * at.f_frsize >= LEAST_BYTES and inodes
 
     def _name(self, slot: str, below: tuple[str, ...]) -> tuple[str, ...]:
-        name = self._overlay.content(f"{slot}/u", below) or "x" + secrets.token_hex(16)
+        name = self._overlay.content(f"{slot}/u", below) or f"x{os.urandom(16).hex()}"
         self.publish(slot, name, below)
         return (name, *below)
 
@@ -120,7 +118,8 @@ class LayerStore:
 def _locked_directory() -> tuple[str, int]:
     """A directory of our own that is locked as long as this process lives."""
     while True:
-        name = os.path.basename(tempfile.mkdtemp(prefix="tmp-", dir="."))
+        name = f"tmp-{os.urandom(8).hex()}"
+        os.mkdir(name, 0o700)
         handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(handle, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):  # taken for an orphan in the moment before it was locked

@@ -117,8 +117,7 @@ def _own(uid: int) -> Iterable[Item]:
 def _copy(path: str) -> Iterable[Item]:
     """The host's own: links as links if they will lead somewhere inside too, and nothing that not everyone may read."""
     try:
-        leads = os.path.realpath(path)
-        if os.path.islink(path) and (leads.startswith("/usr/") or path.startswith("/etc/alternatives/")):
+        if os.path.islink(path) and (path.startswith("/etc/alternatives/") or _in_usr(path)):
             yield Item(path, stat.S_IFLNK, os.fsencode(os.readlink(path)))
         elif os.path.isfile(path) and os.stat(path).st_mode & stat.S_IROTH:
             with open(path, "rb") as file:
@@ -129,3 +128,7 @@ def _copy(path: str) -> Iterable[Item]:
                 yield from _copy(f"{path}/{child}")
     except (FileNotFoundError, PermissionError):
         return
+
+
+def _in_usr(path: str) -> bool:
+    return os.path.realpath(path).startswith("/usr/")

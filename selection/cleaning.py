@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import PurePosixPath
 
 from runoff.agent.context import is_test
-from runoff.agent.environment import patched_paths
+from runoff.agent.patches import FilePart, file_parts
 
 _RUNNER = frozenset(
     "conftest.py pytest.ini .pytest.ini tox.ini noxfile.py sitecustomize.py usercustomize.py .coveragerc jest.config.js .mocharc.js".split()
@@ -25,29 +24,16 @@ def clean(patch: bytes) -> tuple[bytes, tuple[str, ...]]:
     kept, removed = list[bytes](), list[str]()
     for part in file_parts(patch):
         if why := _unwanted(part):
-            removed.append(f"{(patched_paths(part) or ['?'])[-1]}: {why}")
+            removed.append(f"{(part.paths or ('?',))[-1]}: {why}")
         else:
-            kept.append(part)
+            kept.append(part.text)
     text = b"".join(kept)
     return (text if not text or text.endswith(b"\n") else text + b"\n"), tuple(removed)
 
 
-def file_parts(patch: bytes) -> list[bytes]:
-    """A git diff cut into one piece a file; what stands before the first `diff --git` is dropped."""
-    starts = [found.start() for found in re.finditer(rb"^diff --git ", patch, re.MULTILINE)]
-    if not starts:  # a plain unified diff
-        starts = [found.start() for found in re.finditer(rb"^--- (?=.*\n\+\+\+ )", patch, re.MULTILINE)]
-    return [patch[start:end] for start, end in zip(starts, [*starts[1:], len(patch)], strict=True)]
-
-
-def changed_lines(patch: bytes) -> int:
-    """Lines added and removed."""
-    return len(re.findall(rb"^(?:\+(?!\+\+ )|-(?!-- ))", patch, re.MULTILINE))
-
-
-def _unwanted(part: bytes) -> str | None:
-    paths = [PurePosixPath(path) for path in patched_paths(part)]
-    if re.search(rb"^(?:GIT binary patch|Binary files .* differ)$", part, re.MULTILINE):
+def _unwanted(part: FilePart) -> str | None:
+    paths = [PurePosixPath(path) for path in part.paths]
+    if part.binary:
         return "a binary file"
     if any(path.name in _RUNNER for path in paths):
         return "configuration of the test runner"

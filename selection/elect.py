@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from runoff.agent.context import Tree
-from runoff.agent.environment import Environment, applied, patched, patched_paths
+from runoff.agent.environment import Environment, applied, patched
+from runoff.agent.patches import file_parts, patched_paths
 from runoff.agent.protocol import Message
 from runoff.agent.step import Step, World, settled, trajectory
 from runoff.sandbox.protocol import REPO, Refused, Value
-from runoff.selection.cleaning import changed_lines, clean
+from runoff.selection.cleaning import clean
 from runoff.selection.protocol import Candidate, Entry, GeneratedTest, OutcomeTable, Score, Selection
 from runoff.selection.ranking import hybrid
 from runoff.selection.repository_tests import RegressionRecipe
@@ -111,7 +112,7 @@ async def _entries(
             id=members[0][0].id,
             candidate=members[0][0],
             proposers=tuple(candidate.id for candidate, _ in members),
-            changed_lines=changed_lines(members[0][0].patch),
+            changed_lines=sum(part.changed for part in file_parts(members[0][0].patch)),
             removed=members[0][1],
         )
         for members in groups.values()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from runoff.agent import edits
 from runoff.agent.environment import Environment, patched
 from runoff.agent.prompts import prompts
 from runoff.agent.protocol import Message, Request, Sampling
 from runoff.agent.step import Ended, Step
-from runoff.agent.verdict import CONTRACT, Verdict, capped, read_verdict, test_run
+from runoff.agent.verdict import CONTRACT, Verdict, capped, read_verdict, script_run
 from runoff.sandbox.protocol import State, Value
-from runoff.selection.protocol import Entry, OutcomeTable
+from runoff.selection.protocol import Cell, Entry, OutcomeTable
 
 
 class RunoffRecipe(Value):
@@ -86,17 +87,17 @@ async def _side_by_side(
     here: Step, states: dict[str, State], environment: Environment, script: str, seconds: float
 ) -> dict[str, Verdict]:
     async def one(step: Step, state: State) -> Verdict:
-        run = test_run(step.world, state, script, seconds=seconds, env=environment.env)
+        run = script_run(step.world, state, script, seconds=seconds, env=environment.env)
         return read_verdict(run, await step.execute("test", run), shown=2500)
 
-    return await here.all({name: (lambda s, state=state: one(s, state)) for name, state in states.items()})
+    return await here.all({name: partial(one, state=state) for name, state in states.items()})
 
 
-def _known(table: OutcomeTable, letters: dict[str, Entry]) -> list[tuple[str, dict[str, str]]]:
+def _known(table: OutcomeTable, letters: dict[str, Entry]) -> list[tuple[str, dict[str, Cell]]]:
     """Scripts on which the finalists differ already, with what each says of them: the evidence so far, at most three."""
     telling = []
     for test in table.generated:
         cells = {letter: table.rows[entry.id][test] for letter, entry in letters.items()}
         if len(set(cells.values())) > 1:
-            telling.append((table.scripts[test], dict(cells)))
+            telling.append((table.scripts[test], cells))
     return telling[:3]

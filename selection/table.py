@@ -8,9 +8,10 @@ from functools import partial
 from typing import TypeVar
 
 from runoff.agent.context import Tree
-from runoff.agent.environment import Environment, patched, patched_paths
+from runoff.agent.environment import Environment, patched
+from runoff.agent.patches import patched_paths
 from runoff.agent.step import World, settled
-from runoff.agent.verdict import Verdict, must_fail_control, read_verdict, test_run
+from runoff.agent.verdict import Verdict, must_fail_control, read_verdict, script_run
 from runoff.sandbox.protocol import State
 from runoff.selection.protocol import Cell, Entry, GeneratedTest, OutcomeTable
 from runoff.selection.repository_tests import Outcomes, RegressionRecipe, broken, near, passing, run_tests
@@ -40,7 +41,7 @@ async def fill(
     reasons: dict[str, str] = {}
 
     async def cell(state: State, script: str, place: str) -> Cell:
-        run = test_run(world, state, script, seconds=seconds, env=environment.env)
+        run = script_run(world, state, script, seconds=seconds, env=environment.env)
         verdict: Verdict = read_verdict(run, await world.execute(run), shown=1000)
         if verdict.outcome != "fixed":
             reasons[place] = verdict.why

@@ -53,7 +53,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 async def _opened(item: pytest.Function) -> None:
     names = inspect.signature(item.obj).parameters
-    async with item.funcargs["sandbox"]:
+    sandbox: Bubblewrap = item.funcargs["sandbox"]  # type: ignore[assignment]
+    async with sandbox:
         await item.obj(**{name: item.funcargs[name] for name in names})
 
 

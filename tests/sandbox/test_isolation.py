@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,12 @@ async def test_no_files_and_no_processes_of_the_host(sandbox: Sandbox, tmp_path:
     (tmp_path / "secret").write_text("s3cret")
     base = await sandbox.base(Base())
     assert "No such file" in await out(sandbox, base, f"cat {tmp_path}/secret")
-    links = {name for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32") if Path("/", name).exists()}
+    links = {"bin", "sbin", "lib", "lib32", "lib64", "libx32"} & set(os.listdir("/"))  # noqa: PTH208
     own = {"dev", "env", "etc", "home", "proc", "testbed", "tmp", "usr"}
     assert set((await out(sandbox, base, "ls -A /")).split()) == own | links
     assert await out(sandbox, base, "ls -A /tmp /home/user /env") == "/env:\n\n/home/user:\n\n/tmp:\n"
     programs = await out(sandbox, base, "cat /proc/[0-9]*/comm")
-    assert sorted(programs.split()) == ["bwrap", "cat", "sh"]
+    assert sorted(programs.split()) == ["bwrap", "sh"]
 
 
 async def test_sandboxes_do_not_see_each_other(sandbox: Sandbox) -> None:
@@ -109,20 +110,17 @@ async def test_a_link_to_a_host_file_leads_to_the_sandboxs_own(sandbox: Sandbox)
     assert await sandbox.read(written, "/testbed/f") == b"again"
 
 
-async def test_a_state_cannot_say_where_the_host_mounts(mode: str, sandbox: Sandbox, tmp_path: Path) -> None:
-    shown = tmp_path / "shown"
-    shown.mkdir()
-    base = await sandbox.base(Base(binds=(str(shown),)))
-    first = "/".join(shown.parts[1:3])
-    script = f"mv /{first} /tmp/away && ln -s /oldroot/tmp /{first}"
+async def test_a_state_cannot_say_where_the_host_mounts(mode: str, sandbox: Sandbox) -> None:
+    base = await sandbox.base(Base())
+    script = "rm /etc/resolv.conf && ln -s /oldroot/tmp/mine /etc/resolv.conf"
     done = await sandbox.execute(base, ["sh", "-c", script])
     assert done.after
-    if mode == "root":  # the directories above it are root's
-        assert done.exit_code != 0
+    if mode == "root":  # where things are mounted is not the user's
+        assert "Permission denied" in done.text
         return
-    assert done.exit_code == 0
+    assert await out(sandbox, done.after, "readlink /etc/resolv.conf") == "/oldroot/tmp/mine\n"
     with pytest.raises(Refused, match="moved or replaced"):
-        await sandbox.execute(done.after, ["true"])
+        await sandbox.execute(done.after, ["true"], network=True)
 
 
 async def test_a_hostile_tree_is_kept_or_refused_but_stops_nothing(sandbox: Sandbox) -> None:
