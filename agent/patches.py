@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 _HUNK = re.compile(rb"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
@@ -32,7 +33,7 @@ def file_parts(patch: bytes) -> list[FilePart]:
     parts: list[FilePart] = []
     lines = list(_classified(patch))
     starts = [n for n, (kind, _) in enumerate(lines) if kind == "start"]
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+    for start, end in pairwise([*starts, len(lines)]):
         piece = lines[start:end]
         names: dict[str, None] = {}
         for kind, line in piece:

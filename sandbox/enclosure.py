@@ -14,8 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 SHARED_MEMORY = 256 << 20
 """Bytes of /dev/shm."""
@@ -69,8 +68,7 @@ class Capped:
         return bytes(self._head + self._tail[max(0, len(self._tail) - self._last) :])
 
 
-@dataclass(frozen=True)
-class Ran:
+class Ran(NamedTuple):
     outcome: str
     exit_code: int | None
     seconds: float

@@ -124,7 +124,7 @@ def _copy(path: str) -> Iterable[Item]:
                 yield Item(path, stat.S_IFREG | 0o644, file.read())
         elif os.path.isdir(path) and path.startswith("/etc/"):
             yield Item(path, stat.S_IFDIR | 0o755)
-            for child in sorted(os.listdir(path)):
+            for child in sorted(name for name in os.listdir(path) if not name.endswith(".gz")):  # manual pages
                 yield from _copy(f"{path}/{child}")
     except (FileNotFoundError, PermissionError):
         return

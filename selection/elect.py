@@ -82,7 +82,13 @@ async def elect(
         lambda step: decide(step, models["selector"], shared, environment, final, table, recipe.runoff),
     )
     if ended.value:
-        return whole.model_copy(update={"chosen": ended.value.chosen, "reason": f"chosen: {ended.value.why}"})
+        return whole.model_copy(
+            update={
+                "chosen": ended.value.chosen,
+                "reason": f"chosen: {ended.value.why}",
+                "letters": ended.value.letters,
+            }
+        )
     return whole.model_copy(
         update={"chosen": finalists[0], "reason": f"fallback: {ended.reason} ({ended.note}); first of the ranking"}
     )

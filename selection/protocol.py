@@ -95,6 +95,8 @@ class Selection(Value):
     entries: tuple[Entry, ...] = ()
     standings: tuple[Standing, ...] = ()
     finalists: tuple[str, ...] = ()
+    letters: dict[str, str] = {}
+    """Under which letter the run-off, whose reasons speak of letters, was shown which finalist."""
     table: OutcomeTable | None = None
     scores: dict[str, Score] = {}
     rejected: dict[str, str] = {}

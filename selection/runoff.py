@@ -29,6 +29,9 @@ class Decision(Value):
     chosen: str
     """An entry's id."""
     why: str
+    """Its reasons, which call the finalists by the letters they were shown under."""
+    letters: dict[str, str]
+    """Letter → entry."""
     tests: int
     """How many tests it wrote and ran before."""
 
@@ -50,6 +53,7 @@ async def decide(
     shuffled = list(finalists)
     step.random("order").shuffle(shuffled)
     letters = {chr(ord("A") + n): entry for n, entry in enumerate(shuffled)}
+    named = {letter: entry.id for letter, entry in letters.items()}
     patches = {
         letter: capped(entry.candidate.patch.decode("utf-8", "replace"), 16_000) for letter, entry in letters.items()
     }
@@ -68,7 +72,8 @@ async def decide(
         if said.choose in letters and not said.problems:
             why = answer.reply.text.partition("<choose")[0].strip()
             return Ended(
-                reason="done", value=Decision(chosen=letters[said.choose].id, why=capped(why, 4000), tests=written)
+                reason="done",
+                value=Decision(chosen=letters[said.choose].id, why=capped(why, 4000), letters=named, tests=written),
             )
         if said.tests and not said.problems:
             written += 1
