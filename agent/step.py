@@ -19,7 +19,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from pydantic import TypeAdapter
 
 from runoff.agent.budget import Budget
-from runoff.agent.log import Log, Record
+from runoff.agent.log import Log, Record, ledger_line
 from runoff.agent.protocol import (
     BudgetSpent,
     Call,
@@ -183,7 +183,9 @@ class Step:
         said = talk.then("assistant", reply.text)
         log.before[said.digest] = talk.digest
         result = reply.model_dump(mode="json", exclude_defaults=True) | {"text": reply.text, "cost": reply.cost}
-        await log.append(record | {"result": result, "new": [[said.digest, talk.digest]]}, sync=True)
+        record |= {"result": result, "new": [[said.digest, talk.digest]]}
+        log.ledger.append(ledger_line(record))
+        await log.append(record, sync=True)
         self.world.changed(self.trajectory, record["path"])
         return Answer(said, reply)
 

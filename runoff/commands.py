@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from runoff.agent.budget import Budget, Prices, parse_budget
+from runoff.agent.budget import Budget, Prices, parse_budget, parse_price
 from runoff.instance import BadTarget, Instance, local_instance
 from runoff.models import Answering, roles
 from runoff.pipeline import Models
@@ -126,13 +126,14 @@ async def _run(
 ) -> tuple[Run, list[Result]]:
     from runoff.report import report
 
-    budget = _budget(options.get("budget"))
+    budget, interrupted = _budget(options.get("budget")), asyncio.Event()
     model = Answering(
         names,
         api_base=options.get("api_base"),
         prices=_prices(options, names),
         record=options.get("record"),
         budget=budget,
+        stop=interrupted,
     )
     model.check()
     began = time.monotonic()
@@ -146,6 +147,7 @@ async def _run(
             sandbox,
             budget,
             restart_drifted=options.get("restart_drifted", False),
+            interrupted=interrupted,
         )
         try:
             with Progress(run) as progress:
@@ -212,12 +214,9 @@ def _prices(options: dict[str, Any], names: Models) -> dict[str, Prices]:
     for text in options.get("prices", ()):
         name, equals, numbers = text.rpartition("=")
         try:
-            each = [float(number) / 1e6 for number in numbers.split(",")]
-            found = Prices(input=each[0], cached=each[0], output=each[1])
-        except (ValueError, IndexError):
-            raise click.UsageError(
-                f"--price {text}: write it as IN,OUT or NAME=IN,OUT, dollars per million tokens"
-            ) from None
+            found = parse_price(numbers)
+        except ValueError as error:
+            raise click.UsageError(f"--price {text}: {error}") from None
         prices |= dict.fromkeys([name] if equals else set(names.values()), found)
     return prices
 

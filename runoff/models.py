@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
@@ -51,9 +52,10 @@ class Answering:
         concurrency: int = 8,
         record: Path | None = None,
         budget: Budget | None = None,
+        stop: asyncio.Event | None = None,
     ) -> None:
         models = sorted(set(names.values()))
-        self._live = LiteLLM(budget=budget, api_base=api_base, prices=prices or {}, concurrency=concurrency)
+        self._live = LiteLLM(budget=budget, stop=stop, api_base=api_base, prices=prices or {}, concurrency=concurrency)
         self._asked_live = False
         self.live = [name for name in models if not name.startswith(_RECORDED)]
         """Models that are paid for."""

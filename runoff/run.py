@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -116,9 +117,11 @@ class Run:
         budget: Budget,
         *,
         restart_drifted: bool = False,
+        interrupted: asyncio.Event | None = None,
     ) -> None:
         self.directory, self.instances, self.recipe, self.models = directory, instances, recipe, models
         self.sandbox, self.budget = sandbox, budget
+        self._interrupted = interrupted or asyncio.Event()
         self.worlds: dict[str, World] = {}
         self.stages: dict[str, str] = {}
         self.results: dict[str, Result] = {}
@@ -138,10 +141,11 @@ class Run:
 
     @property
     def stopping(self) -> bool:
-        return any(world.stopping for world in self.worlds.values())
+        return self._interrupted.is_set()
 
     def stop(self) -> None:
         """Begin nothing new; what is paid for is still recorded."""
+        self._interrupted.set()
         for world in self.worlds.values():
             world.stopping = True
 

@@ -62,7 +62,8 @@ class Bubblewrap:
     def __init__(self, root: Path, mode: Mode | None = None, *, slots: int | None = None) -> None:
         self.name = f"bubblewrap-{mode or 'root'}"
         self._root, self._mode = Path(root), mode
-        self._slots = asyncio.Semaphore(slots or os.cpu_count() or 1)
+        self._count = slots or os.cpu_count() or 1
+        self._slots = asyncio.Semaphore(self._count)
         self._numbers, self._waiting = itertools.count(1), dict[int, asyncio.Future[_Answer]]()
         self._bases: dict[Base, State] = {}
         self._cpu, self._lost = 0.0, "it is not open"
@@ -210,6 +211,7 @@ class Bubblewrap:
         tools = prerequisites.tools()
         config = {
             "root": mode == "root",
+            "slots": self._count,
             "uid": SANDBOX_UID if mode == "root" else INSIDE_UID,
             "bwrap": tools["bwrap"],
             "setpriv": tools["setpriv"],

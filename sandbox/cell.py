@@ -41,7 +41,7 @@ class Cell:
     def __init__(self, config: dict[str, Any]) -> None:
         self._socket = socket.socket(fileno=0)
         self._sending, self._running = threading.Lock(), dict[int, enclosure.Stop]()
-        self._enclosure = enclosure.Enclosure(config["bwrap"], config["setpriv"], config["root"], config["uid"])
+        self._enclosure = enclosure.Enclosure(config)
         self._store = layerstore.LayerStore("trusted.overlay." if config["root"] else "user.overlay.")
         self._owner = config["uid"] if config["root"] else os.getuid()
         self._uid = config["uid"]

@@ -11,10 +11,19 @@ import resource
 import selectors
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any, NamedTuple
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from runoff.sandbox import usernamespace
+else:
+    sys.path.append(str(Path(__file__).parent))
+    import usernamespace
 
 SHARED_MEMORY = 256 << 20
 """Bytes of /dev/shm."""
@@ -77,8 +86,12 @@ class Ran(NamedTuple):
 
 
 class Enclosure:
-    def __init__(self, bwrap: str, setpriv: str, root: bool, uid: int) -> None:
-        self._bwrap, self._setpriv, self._root, self._uid = bwrap, setpriv, root, uid
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._bwrap, self._setpriv, self._root = config["bwrap"], config["setpriv"], config["root"]
+        self._uid, users = config["uid"], (0, config["uid"])
+        self._free = SimpleQueue[int | None]()
+        for namespace in usernamespace.pool(users, config["slots"]) if self._root else [None] * config["slots"]:
+            self._free.put(namespace)
 
     def run(
         self,
@@ -91,16 +104,21 @@ class Enclosure:
     ) -> Ran:
         """Returns when process 1 of the sandbox was reaped, and so the last process in it is gone."""
         with ExitStack() as ours:
+            namespace = self._free.get()
+            ours.callback(self._free.put, namespace)
             with ExitStack() as theirs:
                 told, tell = _pipe(ours, theirs)
                 gate, opener = _pipe(theirs, ours)
+                kept = {"--json-status-fd": tell, "--block-fd": gate}
+                if namespace is not None:
+                    kept["--userns"] = namespace
                 began = time.monotonic()
                 process = subprocess.Popen(
-                    self._command(root, shown, request, tell, gate),
+                    self._command(root, shown, request, kept),
                     stdin=_file(stdin, theirs),
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    pass_fds=(tell, gate),
+                    pass_fds=tuple(kept.values()),
                     env={},  # bubblewrap's own environment can be read inside, in /proc/1
                 )
             running = _Running(process, told, request["limits"], ours)
@@ -108,7 +126,9 @@ class Enclosure:
                 os.write(opener, b".")  # only now, with its limits set, does it start the command
             return running.finish(began, stop, has_room)
 
-    def _command(self, root: str, shown: Sequence[str], request: Mapping[str, Any], tell: int, gate: int) -> list[str]:
+    def _command(
+        self, root: str, shown: Sequence[str], request: Mapping[str, Any], kept: Mapping[str, int]
+    ) -> list[str]:
         """Every kind of isolation is asked for by name: bubblewrap isolates nothing by itself."""
         command = [self._bwrap, "--bind", root, "/"]
         for path in [*shown, *request["resolver"]]:
@@ -138,7 +158,9 @@ class Enclosure:
             become += ["--inh-caps=-all", "--bounding-set=-all"]
         else:
             command += ["--unshare-user", "--disable-userns", "--uid", str(self._uid), "--gid", str(self._uid)]
-        command += ["--json-status-fd", str(tell), "--block-fd", str(gate), "--chdir", request["cwd"]]
+        for option, handle in kept.items():
+            command += [option, str(handle)]
+        command += ["--chdir", request["cwd"]]
         return [*command, "--", *become, "--", *request["argv"]]
 
 

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 
+_nobody = pytest.StashKey[tuple[subprocess.Popen[str], tempfile.TemporaryDirectory[str]]]()
 _reports = pytest.StashKey[dict[str, ElementTree.Element]]()
 
 
@@ -58,51 +59,55 @@ async def _opened(item: pytest.Function) -> None:
         await item.obj(**{name: item.funcargs[name] for name in names})
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The rootless tests come last, and have long begun by then."""
+    tests = [item for item in session.items if isinstance(item, pytest.Function) and "[rootless" in item.name]
+    if os.geteuid() == 0 and tests and not session.config.option.collectonly:
+        session.items.sort(key=lambda item: item in tests)
+        session.stash[_nobody] = _start_as_nobody([test.nodeid for test in tests])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _nobody in session.stash:
+        process, directory = session.stash[_nobody]
+        process.kill()
+        process.wait()
+        directory.cleanup()
+
+
 def _report(item: pytest.Function) -> None:
-    if _reports not in item.session.stash:
-        item.session.stash[_reports] = _run_as_nobody(item.session)
-    case = item.session.stash[_reports].get(item.name)
+    stash = item.session.stash
+    if _reports not in stash:
+        process, directory = stash[_nobody]
+        said = process.communicate()[0]
+        if not (report := Path(directory.name, "report.xml")).exists():
+            pytest.fail(f"no rootless report: {said}", pytrace=False)
+        stash[_reports] = {case.get("name", ""): case for case in ElementTree.parse(report).iter("testcase")}
+    case = stash[_reports].get(item.name)
     if case is None:
         pytest.fail("the unprivileged pytest did not get to this test")
-    for said in case:
-        if said.tag in ("failure", "error"):
-            pytest.fail(said.text or said.get("message") or said.tag, pytrace=False)
-        if said.tag == "skipped":
-            pytest.skip(said.get("message") or "")
+    for part in case:
+        if part.tag in ("failure", "error"):
+            pytest.fail(part.text or part.get("message") or part.tag, pytrace=False)
+        if part.tag == "skipped":
+            pytest.skip(part.get("message") or "")
 
 
-def _run_as_nobody(session: pytest.Session) -> dict[str, ElementTree.Element]:
-    tests = [item.nodeid for item in session.items if isinstance(item, pytest.Function) and "[rootless" in item.name]
+def _start_as_nobody(tests: list[str]) -> tuple[subprocess.Popen[str], tempfile.TemporaryDirectory[str]]:
     paths = os.pathsep.join([str(ROOT), *site.getsitepackages()])
-    with tempfile.TemporaryDirectory(prefix="rootless-") as directory:
-        shutil.chown(directory, NOBODY, NOBODY)
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": paths,
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "TMPDIR": directory,
-        }
-        python = _python_for_all(environment)
-        done = subprocess.run(
-            [
-                *AS_NOBODY,
-                python,
-                "-m",
-                "pytest",
-                "-p",
-                "no:cacheprovider",
-                f"--junit-xml={directory}/report.xml",
-                *tests,
-            ],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if not (report := Path(directory, "report.xml")).exists():
-            pytest.fail(f"no rootless report: {done.stdout}{done.stderr}", pytrace=False)
-        return {case.get("name", ""): case for case in ElementTree.parse(report).iter("testcase")}
+    directory = tempfile.TemporaryDirectory(prefix="rootless-")
+    shutil.chown(directory.name, NOBODY, NOBODY)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": paths, "TMPDIR": directory.name}
+    pytest_of_nobody = [_python_for_all(environment), "-m", "pytest", "-p", "no:cacheprovider"]
+    process = subprocess.Popen(
+        [*AS_NOBODY, *pytest_of_nobody, f"--junit-xml={directory.name}/report.xml", *tests],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return process, directory
 
 
 def _python_for_all(environment: dict[str, str]) -> str:
@@ -115,4 +120,4 @@ sys.exit(sys.version_info[:2] != {tuple(sys.version_info[:2])} or not os.access(
         done = subprocess.run([*AS_NOBODY, python, "-c", check], env=environment, capture_output=True, check=False)
         if done.returncode == 0:
             return python
-    return pytest.skip("no Python that an unprivileged user may execute")
+    return "/no/python/that/an/unprivileged/user/may/execute"  # which the report then says

@@ -108,6 +108,13 @@ async def test_memory_files_and_processes_are_limited(sandbox: Sandbox) -> None:
     assert await out(sandbox, base, "ulimit -c; ulimit -n") == "0\n4096\n"
 
 
+async def test_the_processes_of_one_do_not_count_for_another(sandbox: Sandbox) -> None:
+    base = await sandbox.base(Base())
+    six = "for i in 1 2 3 4 5 6; do sleep .5 & done; wait; echo done"
+    both = await asyncio.gather(*(out(sandbox, base, six, Limits(processes=10)) for _ in range(2)))
+    assert both == ["done\n", "done\n"]
+
+
 async def test_exit_codes(sandbox: Sandbox) -> None:
     base = await sandbox.base(Base())
 

@@ -136,10 +136,10 @@ async def test_when_the_helper_dies_all_who_wait_hear_it(sandbox: Bubblewrap) ->
 
 
 async def test_every_way_to_end_removes_its_slot(sandbox: Bubblewrap, tmp_path: Path) -> None:
-    base = await sandbox.base(Base())
+    base, mark = await sandbox.base(Base()), f"{300 + random.random():.9f}"
     await sandbox.execute(base, ["sh", "-c", "mkdir -m 0 closed; exit 3"])
     await sandbox.execute(base, ["sleep", "9"], Limits(seconds=0.1))
-    task = asyncio.create_task(sandbox.execute(base, ["sh", "-c", "mkdir -m 0 closed; sleep 300.5"]))
+    task = asyncio.create_task(sandbox.execute(base, ["sh", "-c", f"mkdir -m 0 closed; sleep {mark}"]))
     await asyncio.sleep(0.2)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -148,7 +148,7 @@ async def test_every_way_to_end_removes_its_slot(sandbox: Bubblewrap, tmp_path: 
         await sandbox.read(base, "/nope")
     (own,) = (tmp_path / "states").glob("tmp-*")
     assert list(own.iterdir()) == []
-    assert left_of("300.5") == []
+    assert left_of(mark) == []
 
 
 async def test_no_more_at_once_than_slots(mode: str, sandbox: Bubblewrap, tmp_path: Path) -> None:
