@@ -85,7 +85,7 @@ def shortlist(tree: Tree, issue: str, limit: int) -> list[str]:
     ]
     bags = {path: Counter(_words(path + " " + tree[path].decode("utf-8", "replace"))) for path in paths}
     lengths = {path: sum(bag.values()) for path, bag in bags.items()}
-    mean = sum(lengths.values()) / max(1, len(lengths))
+    mean = max(1, sum(lengths.values())) / max(1, len(lengths))
     wanted = Counter(_words(issue))
     holders = Counter(word for bag in bags.values() for word in wanted.keys() & bag.keys())
 
@@ -144,11 +144,12 @@ def pack(ranked: Sequence[str], tree: Tree, budget: int, summaries: Mapping[str,
     return Context(whole=tuple(whole), outlined=tuple(outlined), summaries=dict(summaries))
 
 
-def shared_prompt(context: Context, tree: Tree, issue: str, grammar: str) -> Message:
+def shared_prompt(context: Context, tree: Tree, issue: str, grammar: str, installed: str) -> Message:
     """The system message that all trajectories of an instance share, byte for byte, so that providers cache it."""
     text = prompts("shared").system(
         issue=issue,
         grammar=grammar,
+        installed=installed,
         paths=_listing(tree),
         files={path: tree[path].decode("utf-8", "surrogateescape") for path in context.whole},
         outlines={path: outline(path, tree[path]) for path in context.outlined},
@@ -187,7 +188,7 @@ def _json(reply: str) -> object:
     for text in [*re.findall(r"```(?:json)?\s*\n(.*?)\n\s*```", reply, re.DOTALL)[::-1], reply]:
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return None
 

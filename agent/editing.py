@@ -13,8 +13,8 @@ from runoff.agent.prompts import prompts
 from runoff.agent.protocol import Message, Request, Sampling
 from runoff.agent.step import Ended, Step
 from runoff.agent.testing import GeneratedTest
-from runoff.agent.verdict import CONTRACT, Verdict, capped, read_verdict, script_run
-from runoff.sandbox.protocol import Raw, Value
+from runoff.agent.verdict import Verdict, capped, contract, read_verdict, script_run
+from runoff.sandbox.protocol import Raw, Refused, Value
 
 
 class EditingRecipe(Value):
@@ -60,10 +60,9 @@ async def make_edit(
     """
     say = prompts("editing")
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
-    contract = CONTRACT.format(seconds=f"{recipe.seconds:g}")
     script, draft = test.script if test else None, None
     before = after = None
-    talk = shared.then("user", say.first(contract=contract, test=test))
+    talk = shared.then("user", say.first(contract=contract(recipe.seconds), test=test))
     for turn in range(1, recipe.turns + 1):
         here, left = step.scope(f"turn{turn}"), recipe.turns - turn
         answer = await here.ask("ask", Request(model, sampling, talk))
@@ -127,7 +126,10 @@ async def _draft(
         )
         return (await sandbox.diff(edited)).decode("utf-8", "surrogateescape")
 
-    patch = await here.once("patch", diff, base=environment.state.digest, files=_digest(files))
+    try:
+        patch = await here.once("patch", diff, base=environment.state.digest, files=_digest(files))
+    except Refused as error:
+        return [f"the files cannot be written so: {error}"]
     if not patch.strip():
         return ["the edit changes nothing: the files would be as they are"]
     return Draft(patch=patch, syntax=tuple(syntax))
@@ -173,5 +175,7 @@ def _shown(draft: Draft | None) -> str | None:
 
 
 def _digest(files: Mapping[str, bytes | None]) -> str:
-    text = json.dumps([[path, contents and contents.decode("latin-1")] for path, contents in sorted(files.items())])
+    text = json.dumps(
+        [[path, None if contents is None else contents.decode("latin-1")] for path, contents in sorted(files.items())]
+    )
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -41,6 +41,8 @@ class Environment(Value):
     built: Built = Built()
     env: dict[str, str] = {}
     """Environment variables that its programs need."""
+    installed: tuple[str, ...] = ()
+    """The interpreter and the packages that can be imported, each with its version."""
 
     def needs_build(self, patch: bytes) -> bool:
         """Whether a patch touches what the build made something of."""

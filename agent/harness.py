@@ -4,12 +4,17 @@ Standard input holds JSON: {"nonce", "script"}. The last line it prints is the n
 know the nonce cannot forge that line; a program that ends before it is printed has no verdict. Any Python ≥ 3.6.
 """
 
-import json
 import os
 import sys
-import traceback
-import types
 
+PLACES = sys.path[:]
+HERE = os.path.join(os.getcwd(), "")
+sys.path[:] = [place for place in PLACES if place and not os.path.join(place, "").startswith(HERE)]
+import json  # noqa: E402 - not the repository's json.py
+import traceback  # noqa: E402
+import types  # noqa: E402
+
+sys.path[:] = PLACES
 FIXED, NOT_FIXED = 0, 2
 PATH = "/tmp/reproduce.py"
 
@@ -35,13 +40,15 @@ def run(script):
         return "broken", "it ended with exit code %r: only 0 (fixed) and 2 (not fixed) say something" % (code,)
     except BaseException as error:
         frames = traceback.extract_tb(error.__traceback__)[1:]
-        if frames or isinstance(error, SyntaxError):
-            traceback.print_exception(type(error), error, own_frames(error.__traceback__))
-        else:
-            traceback.print_exc()
+        whole = error.__traceback__ if not frames and not isinstance(error, SyntaxError) else None
+        try:
+            traceback.print_exception(type(error), error, whole or own_frames(error.__traceback__))
+            words = str(error)[:200]
+        except Exception:  # standard error is closed, or the exception cannot even be printed
+            words = ""
         if isinstance(error, AssertionError) and frames and frames[-1].filename == PATH:
-            return "not fixed", "its own assertion failed: %s" % (str(error)[:200] or "no message")
-        return "broken", "uncaught %s: %s" % (type(error).__name__, str(error)[:200])
+            return "not fixed", "its own assertion failed: %s" % (words or "no message")
+        return "broken", "uncaught %s: %s" % (type(error).__name__, words)
     return "broken", "it ended without sys.exit(0) or sys.exit(2)"
 
 
@@ -52,7 +59,7 @@ def own_frames(tb):
 
 def main():
     request = json.loads(sys.stdin.buffer.read().decode("ascii"))
-    report = os.dup(1)  # whatever the script does to its standard output
+    process, report = os.getpid(), os.dup(1)  # whatever the script does to its standard output
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     verdict, why = run(request["script"])
     for stream in (sys.stdout, sys.stderr):
@@ -60,6 +67,8 @@ def main():
             stream.flush()
         except Exception:  # closed by the script: there is nothing to flush
             pass
+    if os.getpid() != process:
+        os._exit(0)  # a copy of this process that the program made: it has no say
     os.write(report, ("\n%s %s\n" % (request["nonce"], json.dumps({"verdict": verdict, "why": why}))).encode("ascii"))
     os._exit(0)  # threads that the script left must not keep it
 

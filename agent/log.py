@@ -3,7 +3,8 @@
 Log order is causal: a durable record vouches for all before it. Everything else in a run is a view made from this.
 
     kind        beside the kind        means
-    opened      secret                 the first line; nonces are made from the secret
+    opened      secret damaged         the first line, and one wherever damage was found: what comes after knows of it;
+                                       nonces are made from the secret
     intent      t path request new     a paid request is about to be sent; `new` are the messages not written before
     ask         t path request result  its reply, durable before anyone sees it
     refused     t path why             no reply will come for that intent (overflow, refused, unreachable)
@@ -22,12 +23,13 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import secrets
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from runoff.agent.protocol import Message
 Record = dict[str, Any]
 Key = tuple[str, str]
 
-_MARK = b'{"crc":"'  # every line begins so, and no string inside a line can hold it unescaped
+_MARK = b'{"crc":"'  # every line begins so, and nothing inside a line can read so: see _sealed
 _WRITERS = ThreadPoolExecutor(2, thread_name_prefix="log")  # a write is short, and many logs share the disk anyway
 
 
@@ -57,7 +59,10 @@ class Log:
     def __init__(self, path: Path) -> None:
         self.ended: dict[str, Any] = {}
         self.effects: dict[Key, Record] = {}
-        """Effects on record of trajectories that have not ended, by trajectory and path."""
+        """Effects on record of trajectories that have not ended, by trajectory and path.
+
+        `doubtful` in one says that it may have come of something that was lost to damage since.
+        """
         self.executions: dict[str, Any] = {}
         self.derived: dict[str, Any] = {}
         self.before: dict[str, str] = {}
@@ -79,7 +84,7 @@ class Log:
 
     def append(self, record: Record, *, sync: bool = False) -> asyncio.Future[None]:
         """Queue a record. The future ends when it is written and, with `sync`, durable."""
-        if self._broken:
+        if self._broken or self._file.closed:
             raise LogBroken(self._why())
         if not self._lines:
             self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -87,7 +92,9 @@ class Log:
         self._lines.append(_sealed(record))
         self._sync |= sync
         self._writer = self._writer or asyncio.create_task(self._write())
-        return asyncio.shield(self._done)  # one waiter's cancellation must not become everyone's
+        written = asyncio.shield(self._done)  # one waiter's cancellation must not become everyone's
+        written.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return written
 
     def unwritten(self, conversation: Message) -> list[list[str]]:
         """The messages of a conversation that are not in the file yet, oldest first, now taken as written."""
@@ -95,9 +102,15 @@ class Log:
         self.before |= {m.digest: m.before.digest if m.before else "" for m in new}
         return [[m.digest, self.before[m.digest], m.role, m.text] for m in new]
 
-    def has_later(self, trajectory: str, used: set[str]) -> bool:
-        """Whether paid effects of this trajectory are on record that the code has not come to yet."""
-        return any(t == trajectory and path not in used and r["kind"] == "ask" for (t, path), r in self.effects.items())
+    def reconsider(self, trajectory: str, used: set[str], path: str) -> None:
+        """An effect is performed now that damage may have taken: decisions that may have come of it are made again.
+
+        All else shows by its request whether it still fits, so nothing that was paid for is given up on suspicion.
+        """
+        recorded = {at: record for (t, at), record in self.effects.items() if t == trajectory}
+        suspect = {at for at, record in recorded.items() if record["doubtful"] and record["kind"] == "once"} - used
+        if suspect:
+            self.set_aside(trajectory, (recorded.keys() | used) - suspect, f"the record of {path} was damaged")
 
     def set_aside(self, trajectory: str, kept: set[str], why: str) -> None:
         """Forget a trajectory's effects but for the paths kept; what they cost stays in the ledger."""
@@ -114,7 +127,8 @@ class Log:
             raise LogBroken(self._why())
 
     def _why(self) -> str:
-        return f"cannot write {self._path}: {self._broken}; free some space and type the same command again"
+        why = self._broken or "it is closed"
+        return f"cannot write {self._path}: {why}; free some space and type the same command again"
 
     async def _write(self) -> None:
         while self._lines:
@@ -131,33 +145,36 @@ class Log:
     def _commit(self, lines: list[bytes], sync: bool) -> None:
         if self._broken:
             raise self._broken
-        self._file.write(b"".join(lines))
-        self._file.flush()
+        rest = memoryview(b"".join(lines))
+        while rest:
+            rest = rest[self._file.write(rest) :]
         if sync:
             os.fdatasync(self._file)
 
     def _load(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)  # what could not be written must not be tried again on closing
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
             raise LogBusy(f"{path} is being written by another runoff; wait for it, or give another --out") from None
-        data = path.read_bytes()
+        data, doubts = path.read_bytes(), set[int]()
         for whole, part in _lines(data):
             if whole:
-                self._take(json.loads(part))
+                record = json.loads(part)
+                doubts -= set(record.get("damaged", ()))
+                self._take(record, doubtful=bool(doubts))
             else:
                 self.damaged.append(part)
-        if data and not data.endswith(b"\n"):
-            self._file.write(b"\n")  # a torn tail must not swallow the next record
-        self.possibly_billed = +self.possibly_billed
-        if not self.secret:
-            self.secret = secrets.token_hex(16)
-            self._commit([_sealed({"kind": "opened", "secret": self.secret})], True)
+                doubts.add(zlib.crc32(part))
+        ours = [b"\n"] if data and not data.endswith(b"\n") else []  # a torn tail must not swallow the next record
+        if doubts or not self.secret:
+            self.secret = self.secret or secrets.token_hex(16)
+            ours.append(_sealed({"kind": "opened", "secret": self.secret, "damaged": sorted(doubts)}))
+        self._commit(ours, True)
 
-    def _take(self, record: Record) -> None:
+    def _take(self, record: Record, doubtful: bool = False) -> None:
         kind = record["kind"]
         if kind == "execution":
             self.executions[record["key"]] = record["result"]
@@ -179,19 +196,19 @@ class Log:
             self.ended.pop(t, None)
         elif kind == "intent":
             self.possibly_billed[key] += 1
-        elif kind == "refused":
+        elif kind != "stopped" and record.get("final", True):
+            if key in self.effects:  # done again since what came before it was lost: the others may be outdated as well
+                for (other, _), effect in self.effects.items():
+                    effect["doubtful"] |= other == t
+            self.effects[key] = record | {"doubtful": doubtful}
+        if kind in ("ask", "refused") and self.possibly_billed[key]:
             self.possibly_billed[key] -= 1
-            if record["final"]:
-                self.effects[key] = record
-        elif kind != "stopped":
-            self.effects[key] = record
         if kind == "ask":
-            self.possibly_billed[key] -= 1
             self.ledger.append(ledger_line(record))
 
 
 def _sealed(record: Record) -> bytes:
-    rest = json.dumps(record, separators=(",", ":")).encode()[1:]
+    rest = json.dumps(record, separators=(",", ": ")).encode()[1:]  # the space keeps a nested "crc" from being the mark
     return b'%b%08x",%b\n' % (_MARK, zlib.crc32(rest), rest)
 
 
@@ -209,8 +226,9 @@ def read(path: Path) -> Iterator[Record]:
 
 def _lines(data: bytes) -> Iterator[tuple[bool, bytes]]:
     """A log's records as JSON, and what is left of damaged ones, each marked whole or not."""
-    for piece in data.split(_MARK):
-        line, *junk = piece.split(b"\n")
-        if whole := line[:10] == b'%08x",' % zlib.crc32(line[10:]):
-            yield True, b"{" + line[10:]
+    begins = [found.start() for found in re.finditer(re.escape(_MARK), data)]
+    for begin, end in pairwise([0, *begins, len(data)]):
+        line, *junk = data[begin:end].split(b"\n")
+        if whole := line[:18] == b'%b%08x",' % (_MARK, zlib.crc32(line[18:])):
+            yield True, b"{" + line[18:]
         yield from ((False, part) for part in (junk if whole else [line, *junk]) if part)

@@ -73,6 +73,7 @@ def _classified(patch: bytes) -> Iterator[tuple[str, bytes]]:
             old = new = 0  # a hunk shorter than it says: git will refuse it
         if found := _HUNK.match(line):
             old, new = (1 if count is None else int(count) for count in found.groups())
+            git = False  # behind its hunks, git takes a bare `---` and `+++` for the next file's header
             yield "header", line
         elif line.startswith(b"diff --git "):
             git = True
@@ -87,15 +88,15 @@ def _names(line: bytes) -> list[str]:
     if found := _BOTH.match(line):
         return [_path(name) for name in found.groups() if name]
     if found := _NAMED.match(line):
-        return [_path(found[1].rstrip())]
+        return [_path(found[1].rstrip(), prefixed=line.startswith((b"---", b"+++")))]
     return []
 
 
-def _path(name: bytes) -> str:
+def _path(name: bytes, prefixed: bool = True) -> str:
     if name.startswith(b'"'):
         name = _ESCAPED.sub(
             lambda m: _LETTERS.get(m[1]) or (m[1] if len(m[1]) == 1 else bytes([int(m[1], 8) & 255])), name[1:-1]
         )
-    if name.startswith((b"a/", b"b/")):
+    if prefixed and name.startswith((b"a/", b"b/")):
         name = name[2:]
     return name.decode("utf-8", "surrogateescape")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from typing import Any
 
@@ -19,7 +18,7 @@ class Prompts:
 
     def __getattr__(self, macro: str) -> Any:
         render = getattr(self._macros, macro)
-        return lambda **given: re.sub(r"\n{3,}", "\n\n", str(render(**given)).strip("\n")) + "\n"
+        return lambda **given: str(render(**given)).strip("\n") + "\n"
 
 
 def prompts(name: str, package: str = "runoff.agent") -> Prompts:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -162,8 +163,7 @@ class Step:
         asked = {"model": request.model, "sampling": _short(request.sampling.model_dump()), "messages": talk.digest}
         record: Record = {"t": self.trajectory, "path": self._claim(name), "kind": "ask", "request": asked}
         key = (self.trajectory, record["path"])
-        if (old := log.effects.get(key)) and not self._damaged(old, record):
-            _compare(old, record, talk, log)
+        if old := self._recorded(record, talk):
             if old["kind"] == "refused":
                 raise ContextOverflow(old["why"])
             reply = Reply.model_validate(old["result"])
@@ -190,24 +190,20 @@ class Step:
         return Answer(said, reply)
 
     async def execute(self, name: str, run: Run) -> Execution:
-        log = self.world.log
         record: Record = {"t": self.trajectory, "path": self._claim(name), "kind": "execute", "request": run.parts()}
-        old = log.effects.get((self.trajectory, record["path"]))
-        if old and not self._damaged(old, record):
-            _compare(old, record)
+        old = self._recorded(record)
         done = await self.world.execute(run)
         if not old:
-            log.append(record)
+            self.world.log.append(record)
             self.world.changed(self.trajectory, record["path"])
         return done
 
     async def once(self, name: str, decide: Callable[[], Awaitable[Any]], **given: Any) -> Any:
         """Any choice, as a JSON value, that a replay must repeat: time, what had ended first, when to stop."""
-        record: Record = {"t": self.trajectory, "path": self._claim(name), "kind": "once", "request": given}
-        if (old := self.world.log.effects.get((self.trajectory, record["path"]))) and not self._damaged(old, record):
-            _compare(old, record)
+        record: Record = {"t": self.trajectory, "path": self._claim(name), "kind": "once", "request": _plain(given)}
+        if old := self._recorded(record):
             return old["result"]
-        result = await decide()
+        result = _plain(await decide())
         self.world.log.append(record | {"result": result})
         return result
 
@@ -228,21 +224,22 @@ class Step:
                 f"{self.trajectory}: two effects are called {path}; name each, or give each branch a scope"
             )
         self._used.add(path)
-        log = self.world.log
-        missing = (self.trajectory, path) not in log.effects
-        if missing and log.damaged and log.has_later(self.trajectory, self._used):
-            # A lost record is made again; a model answers differently the second time, so what came after it goes.
-            log.set_aside(self.trajectory, self._used - {path}, f"the record of {path} was damaged")
         return path
 
-    def _damaged(self, old: Record, new: Record) -> bool:
-        """Whether an effect differs because something before it was lost to damage, which is not drift."""
-        if not self.world.log.damaged or _same(old, new):
-            return False
-        self.world.log.set_aside(
-            self.trajectory, self._used - {new["path"]}, f"a record before {new['path']} was damaged"
-        )
-        return True
+    def _recorded(self, new: Record, talk: Message | None = None) -> Record | None:
+        """What is on record of an effect; None if it is to be performed. Raises Drift.
+
+        A model answers differently the second time. So what comes after a reply that damage took, and was asked again,
+        differs as well: that is not drift, and the new record takes the place of the old.
+        """
+        log = self.world.log
+        old = log.effects.get((self.trajectory, new["path"]))
+        if old and _same(old, new):
+            return old
+        if old and not old["doubtful"]:
+            raise _drift(old, new, talk, log)
+        log.reconsider(self.trajectory, self._used, new["path"])
+        return None
 
 
 async def trajectory(
@@ -287,6 +284,8 @@ async def settled(*running: Awaitable[T]) -> list[T]:
     Cancelled, it cancels them and waits until they have let go of what they hold.
     """
     tasks = [asyncio.ensure_future(one) for one in running]
+    if not tasks:
+        return []
     try:
         await asyncio.wait(tasks)
     except asyncio.CancelledError:
@@ -309,6 +308,11 @@ def _digest(*parts: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+def _plain(value: Any) -> Any:
+    """As a replay will read it from the log: tuples are lists by then."""
+    return json.loads(json.dumps(value))
+
+
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 200 else "#" + _digest(text)
@@ -318,22 +322,21 @@ def _same(old: Record, new: Record) -> bool:
     return old["kind"] in (new["kind"], "refused") and old["request"] == new["request"]
 
 
-def _compare(old: Record, new: Record, talk: Message | None = None, log: Log | None = None) -> None:
-    if _same(old, new):
-        return
-    was, now = ({"kind": record["kind"], **record["request"]} for record in (old, new))
+def _drift(old: Record, new: Record, talk: Message | None, log: Log) -> Drift:
+    kind = new["kind"] if old["kind"] == "refused" else old["kind"]
+    was, now = {"kind": kind, **old["request"]}, {"kind": new["kind"], **new["request"]}
     differs = {
         part: f"{part}: {was.get(part)!r} is now {now.get(part)!r}"
         for part in was | now
         if was.get(part) != now.get(part)
     }
-    if talk and log and "messages" in differs:
+    if talk and "messages" in differs:
         recorded, here = set[str](), was.get("messages")  # a digest covers all before it
         while here:
             recorded.add(here)
             here = log.before.get(here)
         differs["messages"] = f"messages, from number {sum(m.digest in recorded for m in talk.back()) + 1} on"
-    raise Drift(
+    return Drift(
         f"{new['t']} at {new['path']} was recorded otherwise ({'; '.join(differs.values())}); "
         "--restart-drifted sets it aside and begins it again, its cost is kept in the ledger"
     )

@@ -7,7 +7,7 @@ from runoff.agent.environment import Environment
 from runoff.agent.prompts import prompts
 from runoff.agent.protocol import Message, Request, Sampling
 from runoff.agent.step import Ended, Step
-from runoff.agent.verdict import CONTRACT, Verdict, read_verdict, script_run
+from runoff.agent.verdict import Verdict, contract, read_verdict, script_run
 from runoff.sandbox.protocol import Value
 
 
@@ -37,7 +37,7 @@ async def write_test(
     """A conversation of up to `turns` replies; only a script that says `not fixed` on the base is a result."""
     say = prompts("testing")
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
-    talk = shared.then("user", say.first(contract=CONTRACT.format(seconds=f"{recipe.seconds:g}")))
+    talk = shared.then("user", say.first(contract=contract(recipe.seconds)))
     script, verdict = "", Verdict(outcome="broken", why="no script yet")
     for turn in range(1, recipe.turns + 1):
         here = step.scope(f"turn{turn}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Literal
@@ -17,14 +18,23 @@ from typing import Literal
 from runoff.agent.step import Run, World
 from runoff.sandbox.protocol import Execution, Limits, State, Value
 
-CONTRACT = """\
+SHOWN = 5000
+"""Characters of a script's output that a model sees."""
+
+_CONTRACT = """\
 - It is a complete Python script, run from the root of the repository with the project importable; no test runner.
 - It ends with sys.exit(0) when the behaviour is what the issue asks for, and with sys.exit(2) when it is not.
   (A failing `assert` of its own counts as exit 2. Any other exception, exit code, or running off the end says nothing.)
 - It must reach its verdict by observing behaviour: it calls the code and compares results. It does not read source code,
   and it decides nothing from versions or file names.
-- It prints what it expected and what it got.
+- It prints what it expected and what it got, in detail only for what is wrong, and at the end one line for each case that failed: of its
+  output you see some {shown} characters, the middle of a longer one is left out.
 - No network; it ends within {seconds} seconds."""
+
+
+def contract(seconds: float) -> str:
+    """What a prompt says a test script must be."""
+    return _CONTRACT.format(seconds=f"{seconds:g}", shown=SHOWN)
 
 
 class Verdict(Value):
@@ -44,7 +54,7 @@ def script_run(
     return Run(state=state, argv=argv, stdin=request, env=env, limits=limits, repetition=repetition)
 
 
-def read_verdict(run: Run, done: Execution, shown: int = 4000) -> Verdict:
+def read_verdict(run: Run, done: Execution, shown: int = SHOWN) -> Verdict:
     """The verdict of a finished test run; what it printed is cut to `shown` characters, head and tail."""
     nonce = json.loads(run.stdin)["nonce"]
     body, mark, record = done.stdout.decode("utf-8", "replace").rpartition(f"\n{nonce} ")
@@ -59,8 +69,12 @@ def read_verdict(run: Run, done: Execution, shown: int = 4000) -> Verdict:
             why=f"the process ended (exit code {done.exit_code}) before the script did",
             output=printed,
         )
-    said = json.loads(record)
-    return Verdict(outcome=said["verdict"], why=said["why"], output=printed)
+    try:
+        said = json.loads(record.partition("\n")[0])  # a process that the script left may print after it
+        why = said["why"].encode("utf-8", "replace").decode()
+        return Verdict(outcome=said["verdict"], why=why, output=printed)
+    except (ValueError, TypeError, LookupError, AttributeError):  # only who knows the nonce can write such a record
+        return Verdict(outcome="broken", why="the record of the run is forged or damaged", output=printed)
 
 
 def must_fail_control(scripts: list[str]) -> str:
@@ -69,12 +83,13 @@ def must_fail_control(scripts: list[str]) -> str:
     for script in scripts:
         try:
             tree = ast.parse(script)
-        except SyntaxError:
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", "") != "__future__":
-                wanted[ast.unparse(node)] = None
-    lines = [f"try:\n    {line}\nexcept Exception:\n    pass" for line in wanted if not line.endswith("*")]
+                everything = re.fullmatch(r"from (\w[\w.]*) import \*", line := ast.unparse(node))
+                wanted[f"import {everything[1]}" if everything else line] = None
+    lines = [f"try:\n    {line}\nexcept Exception:\n    pass" for line in wanted]
     return "\n".join([*lines, "import sys", "sys.exit(2)"]) + "\n"
 
 

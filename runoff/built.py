@@ -1,12 +1,14 @@
 """Finds what a setup made of the repository's files. Not imported: its text is given to `python -c` inside the sandbox.
 
 Prints JSON: {"copies": tracked files of which an equal copy lies in the virtual environment, "binaries": whether
-something compiled lies in the tree or beside those copies}. Any Python ≥ 3.6.
+something compiled lies in the tree or beside those copies,
+"installed": the interpreter and what can be imported}. Any Python ≥ 3.6.
 """
 
 import json
 import os
 import subprocess
+import sys
 
 COMPILED = (".so", ".node", ".pyd", ".o", ".a", ".wasm")
 
@@ -29,7 +31,18 @@ def main():
     untracked = subprocess.check_output(["git", "ls-files", "--others", "-z"]).split(b"\0")
     made = [name for folder in beside for name in os.listdir(folder)] + untracked
     binaries = any(os.fsdecode(name).endswith(COMPILED) for name in made)
-    print(json.dumps({"copies": sorted(os.fsdecode(path) for path in copies), "binaries": binaries}))
+    copied = sorted(os.fsdecode(path) for path in copies)
+    print(json.dumps({"copies": copied, "binaries": binaries, "installed": installed()}))
+
+
+def installed():
+    """The interpreter and the distributions beside it, `name version`."""
+    found = set()
+    for place in sys.path:
+        for name in os.listdir(place) if place.endswith("site-packages") and os.path.isdir(place) else ():
+            if name.endswith((".dist-info", ".egg-info")):
+                found.add(" ".join(name.rsplit(".", 1)[0].split("-")[:2]))
+    return ["Python %d.%d" % sys.version_info[:2]] + sorted(found - {"pip", "uv"}, key=str.lower)
 
 
 def same(one, other):

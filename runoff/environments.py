@@ -70,7 +70,8 @@ async def build(world: World, instance: Instance, tell: Callable[[str], None] = 
     test = instance.test or "python -m pytest"
     build_again = instance.build or instance.setup
     environment = Environment(state=state, pristine=pristine, test=test, build=build_again, env=env)
-    return environment.model_copy(update={"built": await _built(world, environment)})
+    built, installed = await _built(world, environment)
+    return environment.model_copy(update={"built": built, "installed": installed})
 
 
 async def fetch_sdist(sandbox: Sandbox, project: str, version: str) -> bytes:
@@ -207,7 +208,8 @@ async def _runs_from_tree(world: World, state: State) -> bool:
     return not done.stdout.strip()
 
 
-async def _built(world: World, environment: Environment) -> Built:
+async def _built(world: World, environment: Environment) -> tuple[Built, tuple[str, ...]]:
+    """What the setup made of the repository's files, and what it installed."""
     script = files("runoff").joinpath("built.py").read_text()
     done = await world.execute(
         Run(state=environment.state, argv=("python", "-c", script), limits=Limits(seconds=300, output=8 << 20))
@@ -216,7 +218,8 @@ async def _built(world: World, environment: Environment) -> Built:
         said = cast("dict[str, object]", json.loads(done.stdout.decode("utf-8", "surrogateescape")))
     except ValueError:
         raise EnvironmentFailed(f"cannot see what the setup built: {last_lines(done.text)}") from None
-    return Built.model_validate(said)
+    installed = said.pop("installed")
+    return Built.model_validate(said), tuple(cast("list[str]", installed))
 
 
 def _digest(*parts: str) -> str:

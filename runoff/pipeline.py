@@ -68,7 +68,7 @@ async def solve(
     if context.value is None:
         none = Selection(chosen=None, reason=f"none: no context: {context.note or context.reason}")
         return Outcome(instance=instance, context=context, selection=none)
-    shared = shared_prompt(context.value, tree, instance.statement, edits.describe())
+    shared = shared_prompt(context.value, tree, instance.statement, edits.describe(), ", ".join(environment.installed))
 
     tell("trajectories")
     numbers = range(1, recipe.trajectories + 1)

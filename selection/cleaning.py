@@ -10,6 +10,7 @@ from runoff.agent.patches import FilePart, file_parts
 _RUNNER = frozenset(
     "conftest.py pytest.ini .pytest.ini tox.ini noxfile.py sitecustomize.py usercustomize.py .coveragerc jest.config.js .mocharc.js".split()
 )
+_CUSTOMIZING = frozenset({"sitecustomize", "usercustomize"})  # as packages
 _CACHES = frozenset(
     "__pycache__ .pytest_cache .mypy_cache .ruff_cache .tox .nox .hypothesis node_modules .git .eggs".split()
 )
@@ -35,7 +36,7 @@ def _unwanted(part: FilePart) -> str | None:
     paths = [PurePosixPath(path) for path in part.paths]
     if part.binary:
         return "a binary file"
-    if any(path.name in _RUNNER for path in paths):
+    if any(path.name in _RUNNER or _CUSTOMIZING & set(path.parts) for path in paths):
         return "configuration of the test runner"
     if any(_CACHES & set(path.parts) or path.suffix in _SUFFIXES for path in paths):
         return "made by a tool, not part of the source"

@@ -104,7 +104,7 @@ async def _entries(
     for candidate in candidates:
         patch, removed = clean(candidate.patch)
         if not patch:
-            rejected[candidate.id] = "nothing is left of the patch: " + ("; ".join(removed) or "it is empty")
+            rejected[candidate.id] = "nothing is left of the patch: " + ("; ".join(removed) or "it holds no diff")
             continue
         cleaned = candidate.model_copy(update={"patch": patch})
         try:

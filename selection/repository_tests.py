@@ -84,13 +84,14 @@ async def run_tests(
         return Outcomes(tests={SUITE: "passed" if done.exit_code == 0 else "failed"})
     try:
         said = json.loads(done.stdout.decode("utf-8", "replace").strip().rpartition("\n")[2])
-    except ValueError:
+        tests = said["tests"]
+    except (ValueError, TypeError, LookupError):
         return Outcomes(tests=None, why=f"the tests gave no result (exit code {done.exit_code})")
-    if said["tests"] is None:
+    if tests is None:
         return Outcomes(
             tests=None, why=f"`{shlex.join([environment.test, *chosen])}` gave no JUnit XML: {done.text[-300:].strip()}"
         )
-    return Outcomes(tests=said["tests"])
+    return Outcomes(tests=tests)
 
 
 def passing(first: Outcomes, second: Outcomes) -> tuple[str, ...]:
@@ -103,10 +104,10 @@ def passing(first: Outcomes, second: Outcomes) -> tuple[str, ...]:
 
 
 def broken(stable: Sequence[str], after: Outcomes) -> tuple[str, ...] | None:
-    """Of the tests that pass on the base, those that fail on a patch, or are gone with a file that no longer loads."""
+    """Of the tests that pass on the base, those that no longer do: they fail, are skipped, or are gone with their file."""
     if after.tests is None:
         return None
-    return tuple(name for name in stable if after.tests.get(name, "failed") == "failed")
+    return tuple(name for name in stable if after.tests.get(name) != "passed")
 
 
 @cache

@@ -10,7 +10,7 @@ from runoff.agent.environment import Environment, patched
 from runoff.agent.prompts import prompts
 from runoff.agent.protocol import Message, Request, Sampling
 from runoff.agent.step import Ended, Step
-from runoff.agent.verdict import CONTRACT, Verdict, capped, read_verdict, script_run
+from runoff.agent.verdict import Verdict, capped, contract, read_verdict, script_run
 from runoff.sandbox.protocol import State, Value
 from runoff.selection.protocol import Cell, Entry, OutcomeTable
 
@@ -61,9 +61,8 @@ async def decide(
     for letter, entry in letters.items():
         states[letter] = await patched(step.world, environment, entry.candidate.patch)
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
-    contract = CONTRACT.format(seconds=f"{recipe.seconds:g}")
     known = _known(table, letters)
-    talk = shared.then("user", say.first(patches=patches, contract=contract, known=known))
+    talk = shared.then("user", say.first(patches=patches, contract=contract(recipe.seconds), known=known))
     written = 0
     for turn in range(1, recipe.turns + 1):
         here, left = step.scope(f"turn{turn}"), recipe.turns - turn
@@ -93,7 +92,7 @@ async def _side_by_side(
 ) -> dict[str, Verdict]:
     async def one(step: Step, state: State) -> Verdict:
         run = script_run(step.world, state, script, seconds=seconds, env=environment.env)
-        return read_verdict(run, await step.execute("test", run), shown=2500)
+        return read_verdict(run, await step.execute("test", run), shown=4000)
 
     return await here.all({name: partial(one, state=state) for name, state in states.items()})
 

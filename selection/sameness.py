@@ -21,9 +21,8 @@ def fingerprint(files: Mapping[str, bytes | None]) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     for path, contents in sorted(files.items()):
-        digest.update(
-            f"{path}\0{'deleted' if contents is None else _normal(path, contents)}\0".encode("utf-8", "surrogateescape")
-        )
+        normal = None if contents is None else _normal(path, contents)
+        digest.update(repr((path, normal)).encode())
     return digest.hexdigest()
 
 
@@ -31,7 +30,7 @@ def same_script(script: str) -> str:
     """A Python script as its syntax tree gives it back: equal scripts are one test. Unparsable text stays as it is."""
     try:
         return ast.unparse(ast.parse(script))
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deeply for the parser
         return script
 
 
@@ -46,7 +45,7 @@ def _normal(path: str, contents: bytes) -> str:
 
 
 def _write(node: Node, source: bytes, parts: list[str]) -> None:
-    if node.type == "comment":
+    if node.type in ("comment", "line_continuation"):
         return
     if not node.children or node.type == "string":
         parts.append(source[node.start_byte : node.end_byte].decode("utf-8", "surrogateescape"))
