@@ -6,15 +6,18 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 from runoff.agent.outline import outline
 from runoff.agent.prompts import prompts
-from runoff.agent.protocol import Message, Request, Sampling
+from runoff.agent.protocol import ContextOverflow, Message, Request, Sampling
 from runoff.agent.step import Ended, Step
 from runoff.sandbox.protocol import Value
+
+T = TypeVar("T")
 
 Tree = Mapping[str, bytes]
 """The repository at its base commit: tracked path → contents."""
@@ -36,6 +39,8 @@ class ContextRecipe(Value):
     """Tokens of files shown in one relevance question."""
     tokens: int = 64_000
     """Tokens of the packed context."""
+    max_tokens: int = 4096
+    """Tokens of an answer about files."""
 
 
 class Context(Value):
@@ -114,7 +119,8 @@ async def find_context(
     if not listed:
         return Ended(reason="done", note="the repository holds no source file that could be relevant")
     batches = _batches(listed, tree, recipe.relevance_tokens)
-    ask = partial(_relevant, model=model, tree=tree, issue=issue)
+    sampling = Sampling(temperature=0, max_tokens=recipe.max_tokens)
+    ask = partial(_relevant, model=model, sampling=sampling, tree=tree, issue=issue)
     found = await step.all({f"relevance{n}": partial(ask, batch=batch) for n, batch in enumerate(batches, 1)})
     notes = [f"relevance question {n} was not answered readably" for n, answer in found.items() if answer is None]
     summaries = {path: text for answer in found.values() for path, text in (answer or {}).items()}
@@ -122,7 +128,7 @@ async def find_context(
         notes.append("no file was called relevant: the order is that of the lexical search")
         ranked = listed
     else:
-        order = await _ranked(step, ranker, tree, issue, summaries)
+        order = await _ranked(step, ranker, sampling, tree, issue, summaries)
         if order is None:
             notes.append("the ranking was not readable: the order is that of the lexical search")
         ranked = [*(order or []), *(path for path in listed if path in summaries and path not in (order or []))]
@@ -157,29 +163,59 @@ def shared_prompt(context: Context, tree: Tree, issue: str, grammar: str, instal
     return Message("system", text)
 
 
-async def _relevant(step: Step, model: str, tree: Tree, issue: str, batch: Sequence[str]) -> dict[str, str] | None:
-    """Path → one-line summary of the relevant files of a batch; None if twice no readable answer came."""
-    talk = Message(
-        "user", prompts("context").relevance(issue=issue, files={p: tree[p].decode("utf-8", "replace") for p in batch})
-    )
-    for attempt in ("ask", "again"):
-        answer = await step.ask(attempt, Request(model, Sampling(temperature=0, max_tokens=4096), talk))
-        read = _json(answer.reply.text)
-        if isinstance(read, dict):
-            return {path: str(read[path]).replace("\n", " ")[:300] for path in batch if path in read}
-        talk = answer.conversation.then("user", prompts("context").relevance_again())
-    return None
+async def _relevant(
+    step: Step, model: str, sampling: Sampling, tree: Tree, issue: str, batch: Sequence[str]
+) -> dict[str, str] | None:
+    """Path → one-line summary of the relevant files of a batch; None if no readable answer came."""
+
+    def read(answer: object) -> dict[str, str] | None:
+        if not isinstance(answer, dict):
+            return None
+        return {path: str(answer[path]).replace("\n", " ")[:300] for path in batch if path in answer}
+
+    say = prompts("context")
+    shown = {path: tree[path].decode("utf-8", "replace") for path in batch}
+    ask = partial(_readable, step, ("ask", "again"), model, sampling, again=say.relevance_again(), read=read)
+    return await ask(first=say.relevance(issue=issue, files=shown))
 
 
-async def _ranked(step: Step, model: str, tree: Tree, issue: str, summaries: Mapping[str, str]) -> list[str] | None:
-    files = {path: (tokens(tree[path]), summary) for path, summary in summaries.items()}
-    talk = Message("user", prompts("context").ranking(issue=issue, files=files))
-    for attempt in ("ranking", "ranking-again"):
-        answer = await step.ask(attempt, Request(model, Sampling(temperature=0, max_tokens=4096), talk))
-        read = _json(answer.reply.text)
-        if isinstance(read, list) and (order := [path for path in dict.fromkeys(map(str, read)) if path in summaries]):
-            return order
-        talk = answer.conversation.then("user", prompts("context").ranking_again())
+async def _ranked(
+    step: Step, model: str, sampling: Sampling, tree: Tree, issue: str, summaries: Mapping[str, str]
+) -> list[str] | None:
+    """Relevant files, best first; None if no readable answer came."""
+
+    def read(answer: object) -> list[str] | None:
+        known = (
+            [path for path in dict.fromkeys(map(str, answer)) if path in summaries] if isinstance(answer, list) else []
+        )
+        return known or None
+
+    say = prompts("context")
+    shown = {path: (tokens(tree[path]), summary) for path, summary in summaries.items()}
+    ask = partial(_readable, step, ("ranking", "ranking-again"), model, sampling, again=say.ranking_again(), read=read)
+    return await ask(first=say.ranking(issue=issue, files=shown))
+
+
+async def _readable(
+    step: Step,
+    names: Sequence[str],
+    model: str,
+    sampling: Sampling,
+    *,
+    first: str,
+    again: str,
+    read: Callable[[object], T | None],
+) -> T | None:
+    """An answer's JSON as `read` takes it; asked for again by each further name; None if none reads or none fits the model."""
+    talk = Message("user", first)
+    for name in names:
+        try:
+            answer = await step.ask(name, Request(model, sampling, talk))
+        except ContextOverflow:
+            return None
+        if (found := read(_json(answer.reply.text))) is not None:
+            return found
+        talk = answer.conversation.then("user", again)
     return None
 
 

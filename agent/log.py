@@ -110,7 +110,9 @@ class Log:
         recorded = {at: record for (t, at), record in self.effects.items() if t == trajectory}
         suspect = {at for at, record in recorded.items() if record["doubtful"] and record["kind"] == "once"} - used
         if suspect:
-            self.set_aside(trajectory, (recorded.keys() | used) - suspect, f"the record of {path} was damaged")
+            self.set_aside(
+                trajectory, (recorded.keys() | used) - suspect, f"the record of {path} may have been damaged"
+            )
 
     def set_aside(self, trajectory: str, kept: set[str], why: str) -> None:
         """Forget a trajectory's effects but for the paths kept; what they cost stays in the ledger."""
@@ -168,6 +170,7 @@ class Log:
             else:
                 self.damaged.append(part)
                 doubts.add(zlib.crc32(part))
+        self.possibly_billed = +self.possibly_billed
         ours = [b"\n"] if data and not data.endswith(b"\n") else []  # a torn tail must not swallow the next record
         if doubts or not self.secret:
             self.secret = self.secret or secrets.token_hex(16)

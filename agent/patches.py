@@ -88,7 +88,7 @@ def _names(line: bytes) -> list[str]:
     if found := _BOTH.match(line):
         return [_path(name) for name in found.groups() if name]
     if found := _NAMED.match(line):
-        return [_path(found[1].rstrip(), prefixed=line.startswith((b"---", b"+++")))]
+        return [_path(found[1], prefixed=line.startswith((b"---", b"+++")))]
     return []
 
 

@@ -34,7 +34,8 @@ def _options(command: Any) -> Any:
                 "models",
                 multiple=True,
                 metavar="[ROLE=]NAME",
-                help="Model, as litellm names it; once for all, or one a role (relevance, ranker, tester, editor, verifier, selector).",
+                help="Model, as litellm names it; once for all, or one a role (relevance, ranker, tester, editor, verifier, "
+                "selector). NAME@URL asks a server of your own.",
             ),
             click.option("--api-base", metavar="URL", help="An OpenAI-compatible server of your own."),
             click.option(

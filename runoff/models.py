@@ -41,7 +41,11 @@ def roles(given: Sequence[str]) -> dict[str, str]:
 
 
 class Answering:
-    """The model of a run: each request goes to whoever answers for the model it names."""
+    """The model of a run: each request goes to whoever answers for the model it names.
+
+    `recorded:FOLDER` plays a recording; `NAME@URL` is a model of an OpenAI-compatible server at that URL; any other name is
+    a provider's, or one of the server at `api_base`.
+    """
 
     def __init__(
         self,
@@ -55,29 +59,45 @@ class Answering:
         stop: asyncio.Event | None = None,
     ) -> None:
         models = sorted(set(names.values()))
-        self._live = LiteLLM(budget=budget, stop=stop, api_base=api_base, prices=prices or {}, concurrency=concurrency)
-        self._asked_live = False
-        self.live = [name for name in models if not name.startswith(_RECORDED)]
-        """Models that are paid for."""
-        self.recorded = {
-            name: Recorded(Path(name.removeprefix(_RECORDED))) for name in models if name.startswith(_RECORDED)
+        played = [name for name in models if name.startswith(_RECORDED)]
+        self.recorded = {name: Recorded(Path(name.removeprefix(_RECORDED))) for name in played}
+        priced = {_split(name)[0]: price for name, price in (prices or {}).items()}
+        self._servers = {
+            url: LiteLLM(budget=budget, stop=stop, api_base=url, prices=priced, concurrency=concurrency)
+            for url in {_split(name)[1] or api_base for name in models if name not in self.recorded}
         }
-        self._record: Model | None = Recording(self._live, record) if record else None
+        self._live = {name: self._servers[_split(name)[1] or api_base] for name in models if name not in self.recorded}
+        self._record: Model | None = Recording(_Live(self._live), record) if record else None
+        self._asked_live = False
 
     def check(self) -> None:
         """Raises ModelMisconfigured for a model that is unknown or has no key, before anything is spent."""
-        if self.live:
-            self._live.check(self.live)
-
-    def price_of(self, model: str) -> Prices | None:
-        return self._live.price_of(model)
+        for name, server in self._live.items():
+            server.check([_split(name)[0]])
 
     async def ask(self, call: Call) -> Reply:
         if recorded := self.recorded.get(call.request.model):
             return await recorded.ask(call)
         self._asked_live = True
-        return await (self._record or self._live).ask(call)
+        return await (self._record or _Live(self._live)).ask(call)
 
     async def close(self) -> None:
         if self._asked_live:  # closing imports what asking did, which takes seconds
-            await self._live.close()
+            for server in self._servers.values():
+                await server.close()
+
+
+class _Live:
+    """Servers by the names that a run has for their models."""
+
+    def __init__(self, servers: Mapping[str, LiteLLM]) -> None:
+        self._servers = servers
+
+    async def ask(self, call: Call) -> Reply:
+        name = call.request.model
+        return await self._servers[name].ask(call._replace(request=call.request._replace(model=_split(name)[0])))
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    model, at, url = name.partition("@http")
+    return model, f"http{url}" if at else None

@@ -38,20 +38,25 @@ class Overlay:
         self._prefix = prefix
         self._opaque, self._redirect = prefix + "opaque", prefix + "redirect"
 
-    def entries(self, layers: Sequence[str]) -> Iterator[Entry]:
-        """What the layers (topmost first) say together, parents before children, names sorted."""
+    def entries(self, layers: Sequence[str], under: Sequence[str] | None = None) -> Iterator[Entry]:
+        """What the layers (topmost first) say together, parents before children, names sorted.
+
+        With `under`, the layers that will be under them, a whiteout of what is not there is left out: in a directory
+        that no other layer has, overlayfs would list it.
+        """
+        stack = [*layers, *(under or ())]
 
         @cache
         def look(n: int, path: str) -> tuple[os.stat_result | None, str | None]:
             """What layer n has at a path, and at which path the layers under it go on (None: they are hidden)."""
             if not path:
-                return os.lstat(layers[n]), ""
+                return os.lstat(stack[n]), ""
             parent, _, name = path.rpartition("/")
             directory, under = look(n, parent)
             if directory and not stat.S_ISDIR(directory.st_mode):
                 return None, None
             onwards = None if under is None else f"{under}/{name}"
-            real = layers[n] + path
+            real = stack[n] + path
             try:
                 status = os.lstat(real) if directory else None
             except FileNotFoundError:
@@ -67,6 +72,16 @@ class Overlay:
                     return status, target
                 return status, None if under is None else f"{under}/{target}"
             return status, None if self._opaque in names else onwards
+
+        def hides(place: str | None) -> bool:
+            """Whether there is anything at this place in the layers under these."""
+            for n in range(len(layers), len(stack)):
+                if place is None:
+                    return False
+                status, place = look(n, place)
+                if status:
+                    return not stat.S_ISCHR(status.st_mode)
+            return under is None and place is not None
 
         todo: list[tuple[str, str | None]] = [
             ("", "")
@@ -87,7 +102,7 @@ class Overlay:
                 place = onwards
             source, top = found[0]
             if not stat.S_ISDIR(top.st_mode):
-                if expected is not None or not stat.S_ISCHR(top.st_mode):  # a whiteout of nothing would be listed
+                if not stat.S_ISCHR(top.st_mode) or hides(expected):
                     yield Entry(path, source, top, {})
                 continue
             moved = {self._redirect: os.fsencode(place)} if place is not None else {self._opaque: b"y"}
@@ -113,10 +128,12 @@ class Overlay:
             digest.update(repr(said).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
-    def merge(self, layers: Sequence[str], into: str, *, link: bool = False) -> None:
+    def merge(
+        self, layers: Sequence[str], into: str, under: Sequence[str] | None = None, *, link: bool = False
+    ) -> None:
         """Write what the layers say as one layer: a copy, or, if neither will ever be written again, hard links."""
         copied, directories = dict[int, str](), list[tuple[str, os.stat_result]]()
-        for entry in self.entries(layers):
+        for entry in self.entries(layers, under):
             s, target = entry.status, into + entry.path
             if stat.S_ISREG(s.st_mode) and (link or s.st_ino in copied):
                 os.link(entry.source if link else copied[s.st_ino], target)

@@ -88,7 +88,8 @@ class LayerStore:
             return below
         if len(below) > MAX_LAYERS:
             with self.slot() as merged:
-                self._overlay.merge([upper, *(f"{name}/u" for name in below[:-1])], f"{merged}/u", link=True)
+                stack = [upper, *(f"{name}/u" for name in below)]
+                self._overlay.merge(stack[:-1], f"{merged}/u", stack[-1:], link=True)
                 return self._name(merged, below[-1:])
         return self._name(slot, below)
 

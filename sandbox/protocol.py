@@ -54,7 +54,10 @@ Raw = Annotated[
     BeforeValidator(_as_bytes),
     PlainSerializer(lambda raw: raw.decode("utf-8", "surrogateescape"), return_type=str, when_used="json"),
 ]
-"""Bytes that are mostly text: a JSON string where undecodable bytes are lone surrogates, so that nothing is lost."""
+"""Bytes that are mostly text: a JSON string where undecodable bytes are lone surrogates, so that nothing is lost.
+
+Store with `json.dumps(value.model_dump(mode="json"))`, which escapes them; pydantic's own `model_dump_json` refuses them.
+"""
 
 
 class Value(BaseModel):
@@ -141,6 +144,7 @@ class Sandbox(Protocol):
     ) -> Execution:
         """Run `argv` (no shell) in `state`. `env` is all the environment there is, beside PATH, HOME and LANG.
 
+        Raises Refused if it cannot be begun at all: no such `cwd`, arguments too long.
         Not promised: the order of stdout against stderr; a program that is not there is an ordinary exit (127).
         `network` is for building environments only, never for code that a model wrote.
         """

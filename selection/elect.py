@@ -101,6 +101,7 @@ async def _entries(
     step = Step(world, "selection")
     groups: dict[str, list[tuple[Candidate, tuple[str, ...]]]] = {}
     rejected: dict[str, str] = {}
+    prints: dict[bytes, str] = {}
     for candidate in candidates:
         patch, removed = clean(candidate.patch)
         if not patch:
@@ -108,11 +109,12 @@ async def _entries(
             continue
         cleaned = candidate.model_copy(update={"patch": patch})
         try:
-            print_of_it = await _fingerprint(step, environment, cleaned)
+            if patch not in prints:
+                prints[patch] = await _fingerprint(step, environment, cleaned)
         except Refused as error:
             rejected[candidate.id] = str(error)
             continue
-        groups.setdefault(print_of_it, []).append((cleaned, removed))
+        groups.setdefault(prints[patch], []).append((cleaned, removed))
     return [
         Entry(
             id=members[0][0].id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import warnings
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -37,11 +38,23 @@ def same_script(script: str) -> str:
 def _normal(path: str, contents: bytes) -> str:
     found = parser(PurePosixPath(path).suffix)
     tree = found.parse(contents) if found else None
-    if tree is None or tree.root_node.has_error:
+    if tree is None or tree.root_node.has_error or not _is_python(path, contents):
         return contents.decode("utf-8", "surrogateescape")
     parts: list[str] = []
     _write(tree.root_node, contents, parts)
     return " ".join(parts)
+
+
+def _is_python(path: str, contents: bytes) -> bool:
+    """Whether Python takes a Python file, too: tree-sitter forgives wrong indentation, and then it means something else."""
+    if not path.endswith((".py", ".pyi")):
+        return True
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            ast.parse(contents)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def _write(node: Node, source: bytes, parts: list[str]) -> None:

@@ -7,6 +7,7 @@ something in a world of its own: `workshop.play(lambda world: elect(world, …),
 from __future__ import annotations
 
 import asyncio
+import difflib
 import itertools
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -36,6 +37,7 @@ echo 'home = {_PREFIX}/bin' > /env/pyvenv.cfg
 echo '{_PACKAGES}' > /env/lib/{_PYTHON}/site-packages/lent.pth
 ln -s {_PREFIX}/bin/{_PYTHON} /env/bin/python
 """
+_VARIABLES = {"PYTHONPATH": "/testbed", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # pytest starts five times as fast
 _COMMIT = """
 git init -q -b main . && git add -A --force .
 git -c user.name=t -c user.email=t@localhost commit -q --allow-empty -m 'the source tree'
@@ -68,7 +70,7 @@ class Workshop:
         if key not in self._sources:
             self._sources[key] = self.run(self._source(contents))
         state = self._sources[key]
-        return Environment(**{"state": state, "pristine": state, "env": {"PYTHONPATH": "/testbed"}} | more)
+        return Environment(**{"state": state, "pristine": state, "env": _VARIABLES} | more)
 
     def shell(self, state: State, command: str) -> State:
         return self.run(self._shell(state, command))
@@ -126,6 +128,22 @@ class Workshop:
         assert done.exit_code == 0, done.text
         assert done.after
         return done.after
+
+
+def written(old: Mapping[str, str], new: Mapping[str, str | None]) -> bytes:
+    """The diff from files to what `new` says of some of them (None: deleted), by no git: quick, for plain cases."""
+    parts = []
+    for path, text in new.items():
+        before, after = old.get(path), text
+        lines = difflib.unified_diff(
+            (before or "").splitlines(True),
+            (after or "").splitlines(True),
+            "/dev/null" if before is None else f"a/{path}",
+            "/dev/null" if after is None else f"b/{path}",
+        )
+        mode = "new file mode 100644\n" if before is None else "deleted file mode 100644\n" if after is None else ""
+        parts.append(f"diff --git a/{path} b/{path}\n{mode}" + "".join(lines))
+    return "".join(parts).encode()
 
 
 @pytest.fixture(scope="session")

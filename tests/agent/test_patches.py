@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import subprocess
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runoff.agent.patches import file_parts, patched_paths
@@ -117,34 +117,52 @@ def test_every_line_from_the_first_header_on_is_in_one_piece(lines: list[bytes])
     assert whole or not any(line.startswith(b"diff --git") for line in patch.split(b"\n"))
 
 
+# Against git itself
+
 _NAMES = st.text(st.sampled_from('ab é"\\\t-+@/.'), min_size=1, max_size=8).filter(
-    lambda name: not {"", ".", ".."} & set(name.split("/")) and name.strip() == name
+    lambda name: not {"", ".", ".."} & set(name.split("/"))
 )
 _LINES = st.lists(
     st.sampled_from(["a", "b", "-- a/x", "++ b/x", "", " ", "@@ -1 +1 @@", "diff --git a/x b/x", "\r"]), max_size=6
 )
 _TEXTS = st.tuples(_LINES, st.booleans()).map(lambda t: ("\n".join(t[0]) + ("\n" if t[1] and t[0] else "")).encode())
+_FILES = st.dictionaries(_NAMES, st.tuples(_TEXTS, st.sampled_from([b"100644", b"100755"])), max_size=3).filter(
+    lambda files: not any(other.startswith(f"{name}/") for name in files for other in files)
+)
+Files = dict[str, tuple[bytes, bytes]]
 
 
-@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(old=st.dictionaries(_NAMES, _TEXTS, max_size=3), new=st.dictionaries(_NAMES, _TEXTS, max_size=3))
-def test_the_paths_are_those_that_git_diff_names(tmp_path: Path, old: dict[str, bytes], new: dict[str, bytes]) -> None:
-    folder = tmp_path / "trees"
-    for side, files in (("a", old), ("b", new)):
-        (folder / side).mkdir(parents=True)
-        for name, text in files.items():
-            try:
-                (folder / side / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / side / name).write_bytes(text)
-            except OSError:  # a file is in the way of a directory
-                pass
-    command = ["git", "-c", "core.quotePath=true", "diff", "--no-index", "--no-renames", "--no-prefix", "--text", "a", "b"]
-    patch = subprocess.run(command, cwd=folder, capture_output=True, check=False).stdout
-    trees = [
-        {str(file.relative_to(folder / side)): file.read_bytes() for file in (folder / side).rglob("*") if file.is_file()}
-        for side in ("a", "b")
-    ]
-    shutil.rmtree(folder)
-    changed = {name for name in trees[0].keys() | trees[1].keys() if trees[0].get(name) != trees[1].get(name)}
-    assert sorted(patched_paths(patch)) == sorted(changed)
+@pytest.fixture(scope="module")
+def git(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
+    folder = tmp_path_factory.mktemp("git")
+    environment = {"PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+
+    def run(*arguments: str, said: bytes = b"") -> bytes:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, env=environment, input=said, capture_output=True, check=True
+        )
+        return done.stdout
+
+    run("init", "--quiet", "--bare", ".")
+    return run
+
+
+def _commit(branch: str, files: Files) -> bytes:
+    said = b"commit refs/heads/%b\ncommitter t <t> 0 +0000\ndata 0\ndeleteall\n" % branch.encode()
+    for name, (text, mode) in files.items():
+        quoted = name.replace("\\", "\\\\").replace('"', '\\"').encode()
+        said += b'M %b inline "%b"\ndata %d\n%b\n' % (mode, quoted, len(text), text)
+    return said
+
+
+@settings(max_examples=50, deadline=None)
+@given(old=_FILES, new=_FILES)
+def test_the_paths_and_pieces_are_those_that_git_says(git: Callable[..., bytes], old: Files, new: Files) -> None:
+    git("fast-import", "--quiet", "--force", said=_commit("old", old) + _commit("new", new))
+    patch = git("diff", "-M", "--binary", "old", "new")
+    changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    assert set(patched_paths(patch)) == changed
+    parts = file_parts(patch)
+    assert b"".join(part.text for part in parts) == patch
+    counts = git("diff", "-M", "--numstat", "old", "new").splitlines()
+    assert sum(part.changed for part in parts) == sum(int(n) for line in counts for n in line.split(b"\t")[:2])

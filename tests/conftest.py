@@ -1,0 +1,39 @@
+"""What all tests have in common: `--full` also runs what is long, `--without NAME` leaves out what this machine cannot have."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins = ["tests.llama", "tests.workshop"]
+
+PARTS = {"llama": "needs_llama"}
+"""What can be left out → the marker of the tests that need it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="also run what takes minutes")
+    parser.addoption(
+        "--without",
+        action="append",
+        default=[],
+        choices=sorted(PARTS),
+        metavar="NAME",
+        help=f"leave out the tests that need NAME ({', '.join(sorted(PARTS))}); may be given again",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if "llama_server" in getattr(item, "fixturenames", ()):
+            item.add_marker("needs_llama")
+    out = [PARTS[name] for name in config.getoption("--without")]
+    if not config.getoption("--full"):
+        out.append("full")
+    left = [item for item in items if any(item.get_closest_marker(marker) for marker in out)]
+    items[:] = [item for item in items if item not in left]
+    config.hook.pytest_deselected(items=left)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for name in dict.fromkeys(config.getoption("--without")):
+        terminalreporter.write_line(f"LEFT OUT, as asked: the tests that need {name}")

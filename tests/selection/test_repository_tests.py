@@ -1,0 +1,167 @@
+"""The repository's own tests: which are near a change, which are stable, what a patch breaks, read from a real pytest."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from runoff.agent.step import World
+from runoff.selection.repository_tests import SUITE, Outcomes, RegressionRecipe, broken, near, passing, run_tests
+from tests.workshop import Workshop
+
+TREE = {
+    "src/shop/__init__.py": b"",
+    "src/shop/cart.py": b"def total(): ...\n",
+    "src/shop/till.py": b"",
+    "tests/conftest.py": b"import shop.cart\n",
+    "tests/__init__.py": b"",
+    "tests/test_cart.py": b"from shop.cart import total\n",
+    "tests/cart_test.py": b"import shop\n",
+    "tests/test_sums.py": b"from shop.cart import total\n",
+    "tests/test_package.py": b"import shop\n",
+    "tests/test_other.py": b"import os\n",
+    "tests/data/cart.json": b"{}",
+    "docs/test_cart.md": b"shop.cart",
+}
+
+
+def test_tests_are_near_by_name_then_by_import_then_by_package_and_no_others() -> None:
+    assert near(TREE, ["src/shop/cart.py"], 9) == [
+        "tests/test_cart.py",
+        "tests/cart_test.py",
+        "tests/test_sums.py",
+        "tests/test_package.py",
+    ]
+
+
+def test_what_is_near_does_not_depend_on_any_order() -> None:
+    changed = ["src/shop/cart.py", "src/shop/till.py", "README.md"]
+    expected = near(TREE, changed, 9)
+    for seed in range(5):
+        paths = list(TREE)
+        random.Random(seed).shuffle(paths)
+        assert near({path: TREE[path] for path in paths}, changed[::-1], 9) == expected
+
+
+def test_near_is_limited_and_takes_the_likeliest() -> None:
+    assert near(TREE, ["src/shop/cart.py"], 1) == ["tests/test_cart.py"]
+    assert near(TREE, ["src/shop/cart.py"], 0) == []
+    assert near(TREE, [], 9) == []
+    assert near({}, ["src/shop/cart.py"], 9) == []
+
+
+def test_a_package_s_init_is_found_by_the_package_s_name() -> None:
+    tree = {"pkg/net/__init__.py": b"", "tests/test_net.py": b"", "tests/test_init.py": b""}
+    assert near(tree, ["pkg/net/__init__.py"], 9) == ["tests/test_net.py"]
+
+
+@pytest.mark.parametrize("path", ["é(.py", "[.py", "no_suffix", "a/b/.hidden", "x.tar.gz", "*.py", "\\.py", "caf\udce9.py"])
+def test_odd_paths_are_no_patterns(path: str) -> None:
+    near(TREE, [path], 9)
+
+
+def outcomes(**tests: str) -> Outcomes:
+    return Outcomes.model_validate({"tests": tests})
+
+
+def test_only_tests_that_passed_both_times_count() -> None:
+    first = outcomes(a="passed", b="passed", c="failed", d="skipped", e="passed")
+    second = outcomes(a="passed", b="failed", c="passed", d="passed")
+    assert passing(first, second) == ("a",)
+    assert passing(first, Outcomes(tests=None)) == ()
+    assert passing(Outcomes(tests=None), first) == ()
+
+
+def test_a_test_that_fails_is_skipped_or_gone_is_broken() -> None:
+    after = outcomes(a="passed", b="failed", c="skipped", new="failed")
+    assert broken(("a", "b", "c", "gone"), after) == ("b", "c", "gone")
+    assert broken((), after) == ()
+
+
+def test_a_run_that_did_not_end_could_not_tell() -> None:
+    assert broken(("a",), Outcomes(tests=None, why="the tests did not end within 1 seconds")) is None
+
+
+# In the sandbox
+
+TESTS = """\
+import sys, unittest, pytest
+from calc import add
+
+def test_add(): assert add(1, 2) == 3
+@pytest.mark.parametrize("n", [0, 1])
+def test_zero(n): assert add(n, 0) == n
+def test_wrong(): assert add(1, 1) == 3
+@pytest.mark.skip
+def test_skipped(): pass
+@pytest.fixture
+def leaves():
+    yield
+    raise RuntimeError
+def test_teardown(leaves): pass
+class Old(unittest.TestCase):
+    def test_old(self): print("PASSED test_calc.py::test_wrong"); self.assertEqual(add(1, 1), 2)
+"""
+CALC = "def add(a, b):\n    return a + b\n"
+
+
+def run(
+    workshop: Workshop, files: dict[str, str], chosen: list[str], test: str | None = "python -m pytest", seconds: float = 30
+) -> Outcomes:
+    environment = workshop.environment(files, test=test)
+
+    async def scene(world: World) -> Outcomes:
+        return await run_tests(world, environment, environment.state, chosen, RegressionRecipe(seconds=seconds))
+
+    return workshop.play(scene)
+
+
+def test_results_are_read_by_test_id(workshop: Workshop) -> None:
+    said = run(workshop, {"calc.py": CALC, "test_calc.py": TESTS}, ["test_calc.py"])
+    assert said.tests == {
+        "test_calc::test_add": "passed",
+        "test_calc::test_zero[0]": "passed",
+        "test_calc::test_zero[1]": "passed",
+        "test_calc::test_wrong": "failed",
+        "test_calc::test_skipped": "skipped",
+        "test_calc::test_teardown": "failed",
+        "test_calc.Old::test_old": "passed",
+    }
+
+
+@pytest.mark.parametrize(
+    ("calc", "why"),
+    [
+        ("import os\nos._exit(0)\n", "gave no JUnit XML"),
+        ("print('PASSED')\nprint('<testsuite><testcase name=\"test_add\"/></testsuite>')\nimport os\nos._exit(0)\n", "gave no JUnit XML"),
+        ("import time\ntime.sleep(60)\n", "did not end within 2 seconds"),
+    ],
+)
+def test_code_that_ends_or_hangs_the_runner_could_not_tell(workshop: Workshop, calc: str, why: str) -> None:
+    said = run(workshop, {"calc.py": calc, "test_calc.py": TESTS}, ["test_calc.py"], seconds=2)
+    assert said.tests is None
+    assert why in said.why
+
+
+@pytest.mark.parametrize("calc", ["import sys\nsys.exit(0)\n", "def add(:\n", "raise ImportError\n", "import pytest\npytest.skip(allow_module_level=True)\n"])
+def test_code_that_does_not_load_breaks_every_test_of_it(workshop: Workshop, calc: str) -> None:
+    said = run(workshop, {"calc.py": calc, "test_calc.py": TESTS}, ["test_calc.py"])
+    lost = broken(("test_calc::test_add", "test_calc.Old::test_old"), said)
+    assert lost is None or len(lost) == 2
+
+
+def test_a_command_that_is_not_pytest_is_known_by_its_exit_code(workshop: Workshop) -> None:
+    assert run(workshop, {"calc.py": CALC}, [], test="python calc.py").tests == {SUITE: "passed"}
+    assert run(workshop, {"calc.py": "1 / 0"}, [], test="python calc.py").tests == {SUITE: "failed"}
+
+
+def test_without_a_command_or_a_test_file_nothing_is_run(workshop: Workshop) -> None:
+    assert run(workshop, {"calc.py": CALC}, ["test_calc.py"], test=None).tests is None
+    assert run(workshop, {"calc.py": CALC}, []) == Outcomes(tests={}, why="no test file has to do with the change")
+
+
+def test_a_runner_that_is_not_installed_says_so(workshop: Workshop) -> None:
+    said = run(workshop, {"calc.py": CALC}, ["test_calc.py"], test="python -m pytest_that_is_not_there")
+    assert said.tests is None
+    assert "No module named pytest_that_is_not_there" in said.why
