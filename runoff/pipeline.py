@@ -101,6 +101,8 @@ async def _sample(
         GeneratedTest,
         lambda step: write_test(step, models["tester"], shared, environment, recipe.testing),
     )
+    if test.reason in ("error", "budget"):  # it will go on from there; an edit begun without its test could not
+        return Sample(test=test, edit=Ended(reason=test.reason, note=f"its test: {test.note}"))
     edit = await trajectory(
         world,
         f"editing-{n}",

@@ -90,7 +90,11 @@ class RunDirectory:
                     f"{self.path} holds a run with another {_named(differs[0], known, asked)}; give another --out"
                 )
             return
-        if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "log").is_dir():
+        if (
+            self.path.is_dir()
+            and any(not path.name.startswith(".") for path in self.path.iterdir())
+            and not (self.path / "log").is_dir()
+        ):
             raise BadRun(f"{self.path} is not empty and holds no run; give another --out")
         self.path.mkdir(parents=True, exist_ok=True)
         about = {"runoff": __version__, "python": platform.python_version(), "sandbox": sandbox}

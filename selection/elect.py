@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 
 from runoff.agent.context import Tree
@@ -75,9 +77,11 @@ async def elect(
         return whole.model_copy(update={"chosen": finalists[0], "reason": f"undisputed: {why}"})
     final = [named[name] for name in finalists]
 
+    name = "run-off-" + "+".join(sorted(finalists))
+    await _on_evidence(world, name, table)
     ended = await trajectory(
         world,
-        "run-off-" + "+".join(sorted(finalists)),
+        name,
         Decision,
         lambda step: decide(step, models["selector"], shared, environment, final, table, recipe.runoff),
     )
@@ -158,6 +162,19 @@ async def _scores(
         return ended.value or Score(p=None, how=f"{ended.reason}: {ended.note}")
 
     return dict(zip([entry.id for entry in entries], await settled(*map(one, entries)), strict=True))
+
+
+async def _on_evidence(world: World, name: str, table: OutcomeTable) -> None:
+    """Set a run-off aside that was begun on another table: a run that goes on may have candidates and tests it had not."""
+    cells = json.dumps(table.model_dump(mode="json"), sort_keys=True)
+    evidence = hashlib.blake2b(cells.encode(), digest_size=16).hexdigest()
+    old = world.log.effects.get(("selection", f"evidence/{name}"))
+    if old and old["result"] != evidence:
+        why = "the outcome table has changed since it began"
+        world.log.set_aside(name, set(), why)
+        kept = {path for trajectory, path in world.log.effects if trajectory == "selection"}
+        world.log.set_aside("selection", kept - {f"evidence/{name}"}, why)
+    await Step(world, "selection").once(f"evidence/{name}", lambda: asyncio.sleep(0, evidence))
 
 
 def _finalists(able: Sequence[str], table: OutcomeTable, most: int) -> list[str]:

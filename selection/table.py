@@ -52,17 +52,18 @@ async def fill(
     voting = tuple(test for test in same if base[test] == "fail")
     control = must_fail_control([scripts[test] for test in voting])
     wanted = [(entry.id, test) for entry in entries for test in voting]
-    cells, controls, (repository, lost, why) = await asyncio.gather(
-        _each({(e, t): partial(cell, states[e], scripts[t], f"{e}/{t}") for e, t in wanted}),
-        _each({entry.id: partial(cell, states[entry.id], control, f"{entry.id}/control") for entry in entries}),
-        _regressions(world, environment, tree, entries, states, regression),
-    )
+    voted = asyncio.ensure_future(_each({(e, t): partial(cell, states[e], scripts[t], f"{e}/{t}") for e, t in wanted}))
+    controls = {entry.id: partial(cell, states[entry.id], control, f"{entry.id}/control") for entry in entries}
+    controlled = asyncio.ensure_future(_each(controls))
+    regressed = asyncio.ensure_future(_regressions(world, environment, tree, entries, states, regression))
+    await settled(voted, controlled, regressed)
+    cells, (repository, lost, why) = voted.result(), regressed.result()
     reasons |= {f"{entry}/repository": text for entry, text in why.items()}
     return OutcomeTable(
         generated=voting,
         base=base,
         rows={entry.id: {test: cells[entry.id, test] for test in voting} for entry in entries},
-        control=controls,
+        control=controlled.result(),
         repository=repository,
         broken=lost,
         reasons=dict(sorted(reasons.items())),
@@ -86,7 +87,7 @@ async def _regressions(
     async def run(state: State, repetition: int = 0) -> Outcomes:
         return await run_tests(world, environment, state, chosen, recipe, repetition)
 
-    first, second = await asyncio.gather(run(environment.state), run(environment.state, 1))
+    first, second = await settled(run(environment.state), run(environment.state, 1))
     stable = passing(first, second)
     if not stable:
         return (

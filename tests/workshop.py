@@ -1,6 +1,6 @@
 """A real sandbox and tiny environments, made by hand and without a network, for tests of what runs in them.
 
-Import the fixture where it is used: `from tests.workshop import workshop`. A session has one sandbox; a test plays
+A plugin of pytest: a test asks for `workshop`. A session has one sandbox; a test plays
 something in a world of its own: `workshop.play(lambda world: elect(world, …), model)`.
 """
 

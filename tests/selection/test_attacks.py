@@ -16,7 +16,7 @@ from runoff.selection.protocol import Selection, Standing
 from runoff.selection.repository_tests import RegressionRecipe
 from runoff.selection.runoff import RunoffRecipe
 from runoff.selection.verifier import VerifierRecipe
-from tests.workshop import Workshop, workshop, written  # noqa: F401
+from tests.workshop import Workshop, written
 
 CART = "def total(prices):\n    return sum(prices)\n"
 TESTS = """\
