@@ -96,7 +96,7 @@ def shortlist(tree: Tree, issue: str, limit: int) -> list[str]:
 
     def score(path: str) -> float:
         bag, norm = bags[path], 1.2 * (0.25 + 0.75 * lengths[path] / mean)
-        return sum(
+        return math.fsum(  # whatever the order of a set, which is another in each process
             min(wanted[word], 3)
             * math.log(1 + (len(paths) - holders[word] + 0.5) / (holders[word] + 0.5))
             * (bag[word] * 2.2 / (bag[word] + norm))

@@ -86,6 +86,8 @@ class World:
     def __init__(self, log: Log, instance: str, model: Model, sandbox: Sandbox, budget: Budget | None = None) -> None:
         self.log, self.instance, self.model, self.sandbox = log, instance, model, sandbox
         self.budget = budget or Budget()
+        self.votes = (0, 0)
+        """Cells of the outcome table that have ended, and all of them: progress for people."""
         self.restart_drifted = False
         """Whether a trajectory that drifted is set aside and begun again, rather than stopping the run."""
         self.stopping = False

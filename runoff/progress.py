@@ -64,7 +64,7 @@ class Progress:
                 trajectories, candidates, executions = self._counts(name)
                 self.say(
                     f"[{now - self._began:5.1f}s] {name}: {stage} · trajectories {trajectories} · candidates {candidates} · "
-                    f"executions {executions} · {self.money()}"
+                    f"votes {self._votes(name)} · executions {executions} · {self.money()}"
                 )
 
     def money(self) -> str:
@@ -85,6 +85,10 @@ class Progress:
         with_patch = [t for t in ended if (log.ended[t].get("value") or {}).get("patch")]
         return f"{len(ended)}/{wanted}", len(with_patch), len(log.executions)
 
+    def _votes(self, name: str) -> str:
+        done, planned = self._run.worlds[name].votes
+        return f"{done}/{planned}" if planned else "–"
+
     def _left(self, name: str) -> str:
         """Time left, as if the trajectories still to come took what those that ended took; nothing while none has."""
         log, wanted = self._run.worlds[name].log, self._run.recipe.trajectories
@@ -98,7 +102,7 @@ class Progress:
         from rich.text import Text
 
         table = Table(title=f"runoff · {time.monotonic() - self._began:.0f} s · {self.money()}", expand=False)
-        for column in ("instance", "stage", "trajectories", "candidates", "executions", "left"):
+        for column in ("instance", "stage", "trajectories", "candidates", "votes", "executions", "left"):
             table.add_column(column)
         for name in self._run.worlds:
             trajectories, candidates, executions = self._counts(name)
@@ -107,6 +111,7 @@ class Progress:
                 self._run.stages.get(name, "waiting"),
                 trajectories,
                 str(candidates),
+                self._votes(name),
                 str(executions),
                 self._left(name),
             )

@@ -45,12 +45,16 @@ async def fill(
         verdict: Verdict = read_verdict(run, await world.execute(run), shown=1000)
         if verdict.outcome != "fixed":
             reasons[place] = verdict.why
+        world.votes = (world.votes[0] + 1, world.votes[1])
+        world.changed("selection", place)
         return _CELLS[verdict.outcome]
 
     same = _distinct(scripts)
+    world.votes = (0, len(same))
     base = await _each({test: partial(cell, environment.state, scripts[test], f"base/{test}") for test in same})
     voting = tuple(test for test in same if base[test] == "fail")
     control = must_fail_control([scripts[test] for test in voting])
+    world.votes = (len(same), len(same) + len(entries) * (len(voting) + 1))
     wanted = [(entry.id, test) for entry in entries for test in voting]
     voted = asyncio.ensure_future(_each({(e, t): partial(cell, states[e], scripts[t], f"{e}/{t}") for e, t in wanted}))
     controls = {entry.id: partial(cell, states[entry.id], control, f"{entry.id}/control") for entry in entries}

@@ -8,12 +8,14 @@ from runoff.agent.environment import BuildFailed, Built, Environment, applied, p
 from runoff.sandbox.protocol import Refused, State
 from tests.workshop import Workshop, written
 
-SUM = "#include <stdio.h>\nint main(void) { printf(\"%d\\n\", 1 + 1); return 0; }\n"
+SUM = '#include <stdio.h>\nint main(void) { printf("%d\\n", 1 + 1); return 0; }\n'
 COPIED = {"src/greet.py": "word = 'hello'\n", "other.py": "x = 1\n", "README": "greet\n"}
 COMPILED = {"sum.c": SUM, "sum.h": "\n", "Makefile": "all:\n", "calc.py": "x = 1\n"}
 COPY = "mkdir -p /env/installed && cp src/greet.py /env/installed/"
 SAYS_SUM = "import subprocess, sys\nsys.exit(0 if subprocess.check_output(['/env/sum']) == b'3\\n' else 2)\n"
-SAYS_WORD = "import sys\nsys.path.insert(0, '/env/installed')\nfrom greet import word\nsys.exit(0 if word == 'bye' else 2)\n"
+SAYS_WORD = (
+    "import sys\nsys.path.insert(0, '/env/installed')\nfrom greet import word\nsys.exit(0 if word == 'bye' else 2)\n"
+)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,8 @@ ATTACKS: dict[str, dict[str, str | None]] = {
 }  # fmt: skip
 GOOD = "import sys\nfrom shop.cart import total\nprint(total([1]))\nsys.exit(0 if total([1, None]) == 1 else 2)\n"
 GOOD = GOOD.replace("total([1, None])", "outcome()").replace(
-    "print(", "def outcome():\n    try:\n        return total([1, None])\n    except TypeError as error:\n        return error\nprint("
+    "print(",
+    "def outcome():\n    try:\n        return total([1, None])\n    except TypeError as error:\n        return error\nprint(",
 )
 SCRIPTS = {
     "good": GOOD,
@@ -100,7 +101,9 @@ def election(workshop: Workshop, environment: Environment) -> Selection:
     )
     tree, shared = workshop.tree(environment), Message("system", "")
     return workshop.play(
-        lambda world: elect(world, {"verifier": "v", "selector": "s"}, shared, tree, environment, candidates, tests, recipe),
+        lambda world: elect(
+            world, {"verifier": "v", "selector": "s"}, shared, tree, environment, candidates, tests, recipe
+        ),
         Scripted(lambda call: "I cannot choose."),
     )
 

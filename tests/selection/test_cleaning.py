@@ -147,7 +147,12 @@ def test_a_truncated_hunk_is_left_for_git_to_refuse() -> None:
     assert len(removed) == 1
 
 
-@given(st.binary() | st.lists(st.sampled_from(piece("src/x.py").splitlines(True) + piece("conftest.py").splitlines(True))).map(b"".join))
+@given(
+    st.binary()
+    | st.lists(st.sampled_from(piece("src/x.py").splitlines(True) + piece("conftest.py").splitlines(True))).map(
+        b"".join
+    )
+)
 def test_whatever_comes_nothing_breaks_and_no_conftest_gets_through(patch: bytes) -> None:
     kept, removed = clean(patch)
     assert not any(path.endswith("conftest.py") for path in patched_paths(kept))

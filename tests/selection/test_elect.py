@@ -54,7 +54,8 @@ class Room:
         models = {"verifier": "the-verifier", "selector": "the-selector"}
         shared = Message("system", "the issue")
         return self.workshop.play(
-            lambda world: elect(world, models, shared, self.tree, self.environment, candidates, tests, whole), self.model
+            lambda world: elect(world, models, shared, self.tree, self.environment, candidates, tests, whole),
+            self.model,
         )
 
     def asked(self, n: int) -> str:
@@ -108,7 +109,10 @@ def test_one_candidate_is_undisputed_without_any_test(room: Room) -> None:
     [
         (b"", "nothing is left of the patch: it holds no diff"),
         (b"I could not find it.", "nothing is left of the patch: it holds no diff"),
-        (written({}, {"conftest.py": "x\n"}), "nothing is left of the patch: conftest.py: configuration of the test runner"),
+        (
+            written({}, {"conftest.py": "x\n"}),
+            "nothing is left of the patch: conftest.py: configuration of the test runner",
+        ),
         (written({"calc.py": "another\n"}, {"calc.py": "text\n"}), "patch does not apply"),
         (written({"gone.py": "x\n"}, {"gone.py": "y\n"}), "No such file"),
         (FLOOR.patch.partition(b"+    return")[0], "corrupt patch"),
@@ -271,7 +275,9 @@ ONE = {"verifier": VerifierRecipe(), "runoff": RunoffRecipe(turns=1)}
 
 def test_between_equals_the_verifier_decides(room: Room) -> None:
     chosen = room.elect(
-        [FLOOR, TRUNC], verdicts(lambda call: f"VERDICT: {'YES' if 'int(' in call.request.conversation.text else 'NO'}"), **ONE
+        [FLOOR, TRUNC],
+        verdicts(lambda call: f"VERDICT: {'YES' if 'int(' in call.request.conversation.text else 'NO'}"),
+        **ONE,
     )
     assert [(standing.entry, standing.score) for standing in chosen.standings] == [("editing-2", 1), ("editing-1", 0)]
     assert chosen.scores["editing-2"].how == "sampled"

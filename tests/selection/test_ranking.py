@@ -48,9 +48,7 @@ def scores(**p: float | None) -> dict[str, Score]:
     return {name: Score(p=value) for name, value in p.items()}
 
 
-def order(
-    table: OutcomeTable, given: Mapping[str, Score] = {}, entries: Sequence[Entry] = (), **how: float
-) -> str:
+def order(table: OutcomeTable, given: Mapping[str, Score] = {}, entries: Sequence[Entry] = (), **how: float) -> str:
     chosen = entries or [entry(name) for name in table.rows]
     return "".join(standing.entry for standing in hybrid(table, chosen, given, **how))  # type: ignore[arg-type]
 

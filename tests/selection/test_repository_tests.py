@@ -56,7 +56,9 @@ def test_a_package_s_init_is_found_by_the_package_s_name() -> None:
     assert near(tree, ["pkg/net/__init__.py"], 9) == ["tests/test_net.py"]
 
 
-@pytest.mark.parametrize("path", ["é(.py", "[.py", "no_suffix", "a/b/.hidden", "x.tar.gz", "*.py", "\\.py", "caf\udce9.py"])
+@pytest.mark.parametrize(
+    "path", ["é(.py", "[.py", "no_suffix", "a/b/.hidden", "x.tar.gz", "*.py", "\\.py", "caf\udce9.py"]
+)
 def test_odd_paths_are_no_patterns(path: str) -> None:
     near(TREE, [path], 9)
 
@@ -107,7 +109,11 @@ CALC = "def add(a, b):\n    return a + b\n"
 
 
 def run(
-    workshop: Workshop, files: dict[str, str], chosen: list[str], test: str | None = "python -m pytest", seconds: float = 30
+    workshop: Workshop,
+    files: dict[str, str],
+    chosen: list[str],
+    test: str | None = "python -m pytest",
+    seconds: float = 30,
 ) -> Outcomes:
     environment = workshop.environment(files, test=test)
 
@@ -134,7 +140,10 @@ def test_results_are_read_by_test_id(workshop: Workshop) -> None:
     ("calc", "why"),
     [
         ("import os\nos._exit(0)\n", "gave no JUnit XML"),
-        ("print('PASSED')\nprint('<testsuite><testcase name=\"test_add\"/></testsuite>')\nimport os\nos._exit(0)\n", "gave no JUnit XML"),
+        (
+            "print('PASSED')\nprint('<testsuite><testcase name=\"test_add\"/></testsuite>')\nimport os\nos._exit(0)\n",
+            "gave no JUnit XML",
+        ),
         ("import time\ntime.sleep(60)\n", "did not end within 2 seconds"),
     ],
 )
@@ -144,7 +153,15 @@ def test_code_that_ends_or_hangs_the_runner_could_not_tell(workshop: Workshop, c
     assert why in said.why
 
 
-@pytest.mark.parametrize("calc", ["import sys\nsys.exit(0)\n", "def add(:\n", "raise ImportError\n", "import pytest\npytest.skip(allow_module_level=True)\n"])
+@pytest.mark.parametrize(
+    "calc",
+    [
+        "import sys\nsys.exit(0)\n",
+        "def add(:\n",
+        "raise ImportError\n",
+        "import pytest\npytest.skip(allow_module_level=True)\n",
+    ],
+)
 def test_code_that_does_not_load_breaks_every_test_of_it(workshop: Workshop, calc: str) -> None:
     said = run(workshop, {"calc.py": calc, "test_calc.py": TESTS}, ["test_calc.py"])
     lost = broken(("test_calc::test_add", "test_calc.Old::test_old"), said)

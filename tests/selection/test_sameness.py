@@ -45,7 +45,9 @@ def test_comments_blank_lines_and_layout_fall_away(other: str) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        CODE.replace("        self.items.append(item)\n        return", "            self.items.append(item)\n        return"),
+        CODE.replace(
+            "        self.items.append(item)\n        return", "            self.items.append(item)\n        return"
+        ),
         CODE.replace("        return self", "            return self"),
         CODE.replace("    def put", "def put").replace("\n        ", "\n    "),
         CODE.replace("False", "True"),

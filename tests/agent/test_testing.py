@@ -1,0 +1,144 @@
+"""The testing trajectory: what becomes a generated test, what its writer is told on the way."""
+
+from __future__ import annotations
+
+
+import pytest
+
+from runoff.agent.doubles import Scripted
+from runoff.agent.environment import Environment
+from runoff.agent.protocol import ContextOverflow, Message, Reply
+from runoff.agent.step import Ended
+from runoff.agent.testing import GeneratedTest, TestingRecipe, write_test
+from tests.workshop import Workshop
+
+FILES = {"calc.py": "def half(n):\n    return n / 2\n"}
+FAILS = "import sys\nfrom calc import half\nprint('got', half(3))\nsys.exit(0 if half(3) == 1 else 2)\n"
+PASSES = FAILS.replace("== 1 ", "== 1.5 ")
+CRASHES = "import calc\ncalc.third(3)\n"
+
+
+def test_block(script: str) -> str:
+    return f"I try this.\n\n<test>\n{script}</test>\n"
+
+
+test_block.__test__ = False  # type: ignore[attr-defined]
+
+
+class Desk:
+    def __init__(self, workshop: Workshop, environment: Environment) -> None:
+        self.workshop, self.environment = workshop, environment
+        self.model = Scripted([])
+
+    def write(self, *answers: str | Reply | Exception, turns: int | None = None) -> Ended[GeneratedTest]:
+        """What comes of these answers; without `turns` there are as many turns as answers."""
+        self.model = Scripted(list(answers))
+        recipe = TestingRecipe(turns=turns or len(answers), seconds=20)
+        shared = Message("system", "the issue")
+        return self.workshop.trajectory(
+            GeneratedTest, lambda step: write_test(step, "m", shared, self.environment, recipe), self.model
+        )
+
+    def told(self, n: int) -> str:
+        """What the model was told after its nth answer."""
+        return self.model.calls[n].request.conversation.text
+
+
+@pytest.fixture(scope="module")
+def desk(workshop: Workshop) -> Desk:
+    return Desk(workshop, workshop.environment(FILES))
+
+
+def test_a_script_that_fails_on_the_base_and_is_called_done_is_the_result(desk: Desk) -> None:
+    ended = desk.write(test_block(FAILS), "It fails as it should.\n<done/>")
+    assert ended == Ended(reason="done", value=GeneratedTest(id="one", script=FAILS, output="got 1.5\n"))
+    assert "It said: NOT FIXED (exit code 2)" in desk.told(1)
+    assert "got 1.5" in desk.told(1)
+    assert "(1 answer left.)" in desk.told(1)
+
+
+def test_it_is_also_the_result_when_the_turns_are_used_up(desk: Desk) -> None:
+    ended = desk.write(test_block(FAILS))
+    assert (ended.reason, ended.value and ended.value.script) == ("turns", FAILS)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [(PASSES, "fixed"), (CRASHES, "broken"), ("def (", "broken"), ("", "broken")]
+)
+def test_a_script_that_does_not_fail_on_the_base_is_never_accepted(desk: Desk, script: str, said: str) -> None:
+    ended = desk.write(test_block(script), "<done/>", "<done/>", test_block(script))
+    assert ended.value is None
+    assert ended.reason == "turns"
+    assert ended.note.startswith(f"no test that fails on the base: {said} (")
+    assert f"It said: {said.upper()}" in desk.told(1)
+    assert f"the last one said {said}" in desk.told(2)
+
+
+def test_a_good_script_that_was_replaced_by_one_that_passes_is_gone(desk: Desk) -> None:
+    assert desk.write(test_block(FAILS), test_block(PASSES), "<done/>").value is None
+    mended = desk.write(test_block(PASSES), test_block(FAILS), "<done/>").value
+    assert mended
+    assert mended.script == FAILS
+
+
+def test_done_before_any_script_is_refused(desk: Desk) -> None:
+    ended = desk.write("<done/>", test_block(FAILS), "<done/>")
+    assert (ended.reason, ended.value and ended.value.script) == ("done", FAILS)
+    assert desk.told(1).startswith("Not yet: ")
+
+
+def test_done_beside_a_script_is_not_yet_taken(desk: Desk) -> None:
+    ended = desk.write(test_block(PASSES) + "<done/>")
+    assert ended.value is None
+    ended = desk.write(test_block(FAILS) + "<done/>", "<done/>")
+    assert ended.reason == "done"
+    assert len(desk.model.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ("", "There is no block in the answer"),
+        ("I would test half(3).", "There is no block in the answer"),
+        ("<test>\nimport sys\n", "</test> is missing"),
+        (test_block(FAILS) + test_block(PASSES), "There are 2 <test> blocks; give one script"),
+        ("```python\n" + FAILS + "```", "There is no block in the answer"),
+        (
+            '<edit path="calc.py">\n<search>\n    return n / 2\n</search>\n<replace>\n</replace>\n</edit>',
+            "no <test> block",
+        ),
+    ],
+)
+def test_an_answer_that_cannot_be_used_gets_its_problem_named(desk: Desk, answer: str, problem: str) -> None:
+    ended = desk.write(answer, test_block(FAILS), "<done/>")
+    assert ended.reason == "done"
+    assert "I could not use that answer" in desk.told(1)
+    assert problem in desk.told(1)
+
+
+def test_an_answer_that_was_cut_off_is_told_so(desk: Desk) -> None:
+    desk.write(Reply(text="<test>\nimport sys\n", finish="length"), "<done/>")
+    assert "cut off because it was too long" in desk.told(1)
+
+
+def test_a_script_in_a_fence_is_taken_without_it(desk: Desk) -> None:
+    value = desk.write(f"<test>\n```python\n{FAILS}```\n</test>").value
+    assert value
+    assert value.script == FAILS
+
+
+def test_a_good_script_stands_while_later_answers_cannot_be_read(desk: Desk) -> None:
+    value = desk.write(test_block(FAILS), "Hm.", "<done>").value
+    assert value
+    assert value.script == FAILS
+    assert "or with <done/> alone if the last script is good" in desk.told(2)
+
+
+def test_a_conversation_that_no_longer_fits_ends_without_a_test(desk: Desk) -> None:
+    ended = desk.write(test_block(FAILS), ContextOverflow("5000 tokens, 4096 fit"), turns=5)
+    assert ended == Ended(reason="context", note="5000 tokens, 4096 fit")
+
+
+def test_what_a_script_does_is_gone_with_it(desk: Desk) -> None:
+    leaves = "import os, sys\nnew = not os.path.exists('left')\nopen('left', 'w').close()\nsys.exit(2 if new else 0)\n"
+    assert desk.write(test_block(leaves), test_block("# again\n" + leaves), "<done/>").reason == "done"
