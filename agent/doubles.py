@@ -1,31 +1,24 @@
-"""Stand-ins for a model, for tests and for the demo: recorded answers, scripted ones, and a server that fails on cue.
+"""Stand-ins for a model, for tests and for the demo: recorded answers and scripted ones.
 
 Recorded    gives the answers of a recording, and tells which of them no longer fit the prompts
 Recording   makes one: passes every call on to a model and keeps what it said
 Scripted    answers from a function, a list or a dict, and remembers what it was asked
-Faulty      a real HTTP server on the loopback that fails as providers do, to test a client through real sockets
+
+A server that fails as providers do is in `faulty.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
-import hashlib
 import json
-import random
-import socket
-import struct
-import threading
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from runoff.agent.budget import estimated
-from runoff.agent.protocol import Call, Model, ModelMisconfigured, Reply, Usage
+from runoff.agent.protocol import Call, Model, ModelMisconfigured, Reply
 
 
 class Asked(NamedTuple):
@@ -144,245 +137,6 @@ class Scripted:
         with contextlib.suppress(KeyError, IndexError):
             return self._answer[call.path] if isinstance(self._answer, Mapping) else self._answer[place]
         raise ModelMisconfigured(f"no scripted answer for call {place + 1}, {call.path}", "script one")
-
-
-class Fault(enum.StrEnum):
-    """How a request to `Faulty` goes wrong. All but the last three may go well the next time."""
-
-    LIMITED = "429"
-    LIMITED_UNTIL = "429 with Retry-After"
-    BROKEN = "500"
-    BUSY = "503"
-    STALL = "no answer at all"
-    DRIP = "an answer that does not come to an end"
-    RESET = "the connection is reset"
-    CUT = "the body ends half-way"
-    EMPTY = "a reply without text"
-    GARBAGE = "a body that is not JSON"
-    WRONG = "JSON that is no reply"
-    KEY = "401"
-    UNKNOWN = "404"
-    TOO_LONG = "400: the context is too small"
-
-
-TRANSIENT = tuple(Fault)[:-3]
-Schedule = Callable[[str, int], Fault | None]
-"""What goes wrong with the nth request (from 0) for a conversation, given its digest; None: nothing."""
-
-
-def seeded(seed: int, rate: float, kinds: Sequence[Fault] = TRANSIENT, most: int = 4) -> Schedule:
-    """Faults at random, the same ones for the same conversations whatever the order they arrive in.
-
-    `most` are put in the way of one conversation, so that a client which tries more often gets through.
-    """
-
-    def choose(digest: str, attempt: int) -> Fault | None:
-        chance = random.Random(f"{seed}\0{digest}\0{attempt}")
-        return chance.choice(kinds) if attempt < most and chance.random() < rate else None
-
-    return choose
-
-
-Messages = list[dict[str, str]]
-
-
-class Faulty:
-    """An OpenAI-compatible server at `api_base`, inside this process, on a port of the loopback that was free.
-
-        with Faulty([Fault.LIMITED, Fault.CUT], lambda messages: "done") as server:
-            LiteLLM(api_base=server.api_base)
-
-    `schedule` lists what goes wrong in the order requests arrive (None: nothing does), and then all is well; or it is a
-    function, see `seeded`. Prompt tokens that a former request had too are counted as cached ones, as providers do.
-    """
-
-    def __init__(
-        self,
-        schedule: Sequence[Fault | None] | Schedule = (),
-        answer: Callable[[Messages], str] = lambda messages: f"heard: {messages[-1]['content'][:80]}",
-        *,
-        retry_after: str = "1",
-        latency: float = 0.0,
-    ) -> None:
-        self.retry_after = retry_after
-        """The header's value: seconds, or an HTTP date."""
-        self.latency = latency
-        self.requests: list[dict[str, Any]] = []
-        """The body of each request, in the order they arrived."""
-        self.faults = Counter[Fault]()
-        """How often each was done."""
-        self.keys = set[str]()
-        """What was sent as `Authorization`."""
-        self.most_at_once = 0
-        self.billed: list[Usage] = []
-        """Of each reply that was sent whole, the empty ones too."""
-        self.lost: list[Usage] = []
-        """Of replies that were generated and never read, since the body was cut: a client cannot know of these."""
-        self._schedule, self._answer = schedule, answer
-        self._attempts = Counter[str]()
-        self._seen = set[str]()
-        self._at_once = 0
-        self._lock = threading.Lock()
-        self._closing = threading.Event()
-
-    @property
-    def api_base(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-
-    def __enter__(self) -> Faulty:
-        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"faulty": self}))
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def respond(self, handler: _Handler, body: dict[str, Any]) -> None:
-        """Answer one request, or fail it, as the schedule says."""
-        with self._lock:
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
-            self.keys.add(handler.headers.get("Authorization", ""))
-            fault = self._next(body)
-        try:
-            self._closing.wait(self.latency)
-            self._fail(handler, body, fault) if fault else self._reply(handler, body, self._answer(body["messages"]))
-        finally:
-            with self._lock:
-                self._at_once -= 1
-
-    def _next(self, body: dict[str, Any]) -> Fault | None:
-        digest = _digests(body["messages"])[-1]
-        attempt, self._attempts[digest] = self._attempts[digest], self._attempts[digest] + 1
-        place = len(self.requests)
-        self.requests.append(body)
-        if callable(self._schedule):
-            fault = self._schedule(digest, attempt)
-        else:
-            fault = self._schedule[place] if place < len(self._schedule) else None
-        if fault:
-            self.faults[fault] += 1
-        return fault
-
-    def _fail(self, handler: _Handler, body: dict[str, Any], fault: Fault) -> None:
-        match fault:
-            case Fault.LIMITED | Fault.BROKEN | Fault.BUSY | Fault.UNKNOWN:
-                handler.send(int(fault), _refusal(f"injected {fault}"))
-            case Fault.LIMITED_UNTIL:
-                handler.send(429, _refusal("injected 429"), {"Retry-After": self.retry_after})
-            case Fault.KEY:
-                handler.send(401, _refusal(f"Incorrect API key provided: {handler.headers.get('Authorization')}"))
-            case Fault.TOO_LONG:
-                said = "request (5004 tokens) exceeds the available context size (4096 tokens), try increasing it"
-                handler.send(400, _refusal(said, "exceed_context_size_error"))
-            case Fault.STALL:
-                self._closing.wait()
-            case Fault.DRIP:
-                handler.send(200, b" " * 10_000, whole=False)
-                while not self._closing.wait(0.05):
-                    handler.wfile.write(b" ")
-            case Fault.RESET:
-                handler.reset()
-            case Fault.CUT:
-                self._reply(handler, body, self._answer(body["messages"]), whole=False)
-            case Fault.EMPTY:
-                self._reply(handler, body, "")
-            case Fault.GARBAGE:
-                handler.send(200, b"<html>all is well</html>")
-            case Fault.WRONG:
-                handler.send(200, b'{"object": "chat.completion", "choices": [], "hello": "world"}')
-
-    def _reply(self, handler: _Handler, body: dict[str, Any], text: str, whole: bool = True) -> None:
-        usage = self._count(body["messages"], text)
-        words = text.split(" ")
-        said = [{"token": word, "logprob": -0.1, "top_logprobs": [{"token": word, "logprob": -0.1}]} for word in words]
-        raw = {
-            "id": f"chatcmpl-{len(self.requests)}",
-            "object": "chat.completion",
-            "created": 0,
-            "model": body["model"],
-            "choices": [
-                {
-                    "index": 0,
-                    "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": text},
-                    "logprobs": {"content": said} if body.get("logprobs") and text else None,
-                }
-            ],
-            "usage": {
-                "prompt_tokens": usage.input,
-                "completion_tokens": usage.output,
-                "total_tokens": usage.input + usage.output,
-                "prompt_tokens_details": {"cached_tokens": usage.cached},
-            },
-        }
-        with self._lock:
-            (self.billed if whole else self.lost).append(usage)
-        handler.send(200, json.dumps(raw).encode(), whole=whole)
-
-    def _count(self, messages: Messages, text: str) -> Usage:
-        sizes = [len(message["content"]) // 4 + 4 for message in messages]
-        digests = _digests(messages)
-        with self._lock:
-            known = [place + 1 for place, digest in enumerate(digests) if digest in self._seen]
-            self._seen.update(digests)
-        return Usage(input=sum(sizes), cached=sum(sizes[: max(known, default=0)]), output=len(text) // 4 + 1)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # clients that hang up are what this server is for
-
-
-class _Handler(BaseHTTPRequestHandler):
-    faulty: Faulty
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path.endswith("/chat/completions"):
-            self.faulty.respond(self, body)
-        else:
-            self.send(404, _refusal(f"no such path: {self.path}"))
-
-    def send(self, status: int, body: bytes, headers: Mapping[str, str] = {}, whole: bool = True) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body if whole else body[: len(body) // 2])
-        self.close_connection = self.close_connection or not whole
-
-    def reset(self) -> None:
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.rfile.close()
-        self.wfile.close()
-        self.connection.close()
-        self.close_connection = True
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        pass
-
-
-def _refusal(said: str, kind: str = "injected") -> bytes:
-    return json.dumps({"error": {"message": said, "type": kind, "code": None}}).encode()
-
-
-def _digests(messages: Messages) -> list[str]:
-    """Of the conversation up to each message."""
-    digests, so_far = [], hashlib.blake2b(digest_size=12)
-    for message in messages:
-        so_far.update(f"{message['role']}\0{message['content']}\0".encode())
-        digests.append(so_far.hexdigest())
-    return digests
 
 
 def _file(place: Path, instance: str) -> Path:

@@ -14,7 +14,7 @@ import pytest
 
 from runoff.agent.budget import Budget, Prices
 from runoff.agent.client import LONGEST_WAIT, LiteLLM, _Gate
-from runoff.agent.doubles import TRANSIENT, Fault, Faulty, seeded
+from runoff.agent.faulty import TRANSIENT, Fault, Faulty, seeded
 from runoff.agent.protocol import (
     BudgetSpent,
     Call,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runoff.agent.doubles import TRANSIENT, Asked, Recorded, Recording, Scripted, seeded
+from runoff.agent.doubles import Asked, Recorded, Recording, Scripted
+from runoff.agent.faulty import TRANSIENT, seeded
 from runoff.agent.protocol import (
     Call,
     Message,

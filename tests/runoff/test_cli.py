@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runoff.agent.doubles import Fault, Faulty
+from runoff.agent.faulty import Fault, Faulty
 from tests.runoff.project import ISSUE, answer, make, runoff
 
 _AS_ROOT = () if os.geteuid() == 0 else ("--map-root-user",)

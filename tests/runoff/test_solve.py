@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from runoff.agent.doubles import Faulty
+from runoff.agent.faulty import Faulty
 from tests.runoff.project import EDIT, ISSUE, SOURCE, WORSE, answer, make, runoff
 
 LIVE = {"OPENAI_API_KEY": "sk-secret-of-the-test"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runoff.agent.doubles import Faulty
+from runoff.agent.faulty import Faulty
 from tests.llama import Llama
 from tests.runoff.project import EDIT, ISSUE, WORSE, answer, make, runoff
 

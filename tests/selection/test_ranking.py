@@ -40,7 +40,7 @@ def table(
         rows={name: dict(zip(tests, row, strict=True)) for name, row in rows.items()},
         control={name: control.get(name, P if name in lying else F) for name in rows},
         repository=tuple(f"r{n}" for n in range(9)),
-        broken={name: () for name in rows} | lost,
+        broken=dict.fromkeys(rows, ()) | lost,
     )
 
 
