@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
-import os
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
+from runoff.agent import providers
 from runoff.agent.budget import Budget, Prices, estimated
 from runoff.agent.protocol import (
     Call,
@@ -70,7 +68,7 @@ class LiteLLM:
 
     def price_of(self, model: str) -> Prices | None:
         """Dollars a token: what the user says, or what litellm lists. None if nobody knows, and free is not known."""
-        return self.prices.get(model) or _listed(model)
+        return self.prices.get(model) or providers.listed_price(model)
 
     async def ask(self, call: Call) -> Reply:
         from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
@@ -93,7 +91,7 @@ class LiteLLM:
             sleep=self._pause,
             reraise=True,
         )
-        provider = _provider(request.model) or ""
+        provider = providers.provider(request.model) or ""
         gate = self._gates.setdefault(provider, _Gate(self.concurrency))
         failure: ModelError
         # A call keeps its place while it waits to try again: an endpoint in trouble is not asked by ever more calls.
@@ -116,7 +114,7 @@ class LiteLLM:
 
     async def close(self) -> None:
         """Close the connections litellm keeps open."""
-        await _litellm().close_litellm_async_clients()
+        await providers.litellm().close_litellm_async_clients()
 
     async def _attempt(self, request: Request, gate: _Gate, empty: list[Reply]) -> Reply:
         if self.stop and self.stop.is_set():
@@ -127,7 +125,7 @@ class LiteLLM:
         try:
             # Of the whole call: litellm's own begins anew with every byte, and some providers send blanks while they think.
             async with asyncio.timeout(self.timeout):
-                response = await _litellm().acompletion(**self._arguments(request))
+                response = await providers.litellm().acompletion(**self._arguments(request))
             reply = self._read(request, response)
         except Exception as error:
             failure = self._failure(request.model, error)
@@ -156,7 +154,7 @@ class LiteLLM:
         }
         if self.api_base:
             arguments["api_base"] = self.api_base
-            if _keyless(request.model) and _environment(request.model):
+            if providers.keyless(request.model) and providers.missing_keys(request.model):
                 arguments["api_key"] = "none"  # the user's own server: litellm refuses to send nothing at all
         if sampling.temperature is not None:
             arguments["temperature"] = sampling.temperature
@@ -178,7 +176,7 @@ class LiteLLM:
         elif request.model in self.prices:
             cost = self.prices[request.model].of(usage)
         elif self.price_of(request.model):
-            cost = _cost(request.model, counted)
+            cost = providers.cost(request.model, counted)
         finish = str(getattr(choice, "finish_reason", None) or "stop")
         return Reply(
             text=text, usage=usage, cost=cost, finish=finish, tokens=_tokens(getattr(choice, "logprobs", None))
@@ -186,8 +184,8 @@ class LiteLLM:
 
     def _failure(self, model: str, error: Exception) -> Exception:
         """What an error of litellm's means for the call."""
-        litellm = _litellm()
-        said = _plain(str(error))
+        litellm = providers.litellm()
+        said = providers.plain(str(error))
         status = int(getattr(error, "status_code", None) or 0)
         if isinstance(error, TimeoutError | litellm.Timeout):
             return _Transient(f"no answer within {self.timeout:g} s", status)
@@ -195,10 +193,11 @@ class LiteLLM:
             return ContextOverflow(f"the conversation does not fit {model}: {said}")
         if status in (401, 403):
             return ModelMisconfigured(
-                f"the key for {self._named(model)} was refused ({status})", f"set {_key_names(model)} to one it accepts"
+                f"the key for {self._named(model)} was refused ({status})",
+                f"set {providers.key_names(model)} to one it accepts",
             )
         if _NO_CREDENTIALS.search(said):
-            return ModelMisconfigured(f"{model} needs credentials: {said}", f"set {_key_names(model)}")
+            return ModelMisconfigured(f"{model} needs credentials: {said}", f"set {providers.key_names(model)}")
         if status == 402 or "insufficient_quota" in said:
             return ModelMisconfigured(
                 f"the account for {self._named(model)} has no credit left ({status})", "add some and run the same again"
@@ -229,12 +228,12 @@ class LiteLLM:
 
     def _refuse(self, model: str) -> None:
         """Raises ModelMisconfigured for what needs no request to be known."""
-        provider = _provider(model)
+        provider = providers.provider(model)
         if provider is None:
-            raise ModelMisconfigured(*_unknown(model), exit_code=2)
-        own_server = self.api_base and _keyless(model)
-        if not own_server and not provider.startswith(_OTHER_CREDENTIALS) and _environment(model):
-            raise ModelMisconfigured(f"{model} needs a key", f"set {_key_names(model)}")
+            raise ModelMisconfigured(*providers.unknown(model), exit_code=2)
+        own_server = self.api_base and providers.keyless(model)
+        if not own_server and not provider.startswith(_OTHER_CREDENTIALS) and providers.missing_keys(model):
+            raise ModelMisconfigured(f"{model} needs a key", f"set {providers.key_names(model)}")
 
     def _named(self, model: str) -> str:
         place = urlsplit(self.api_base or "")
@@ -305,76 +304,6 @@ class _Gate:
                 turn.set_result(None)
 
 
-@cache
-def _litellm() -> Any:
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or it looks for a newer map when imported
-    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")  # or it reads keys out of any .env it finds
-    import litellm
-
-    litellm.telemetry = False
-    litellm.suppress_debug_info = True
-    litellm.drop_params = True
-    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return litellm
-
-
-@cache
-def _provider(model: str) -> str | None:
-    try:
-        return str(_litellm().get_llm_provider(model)[1])
-    except Exception:
-        return None
-
-
-def _unknown(model: str) -> tuple[str, str]:
-    return f"{model!r} names no provider that is known", "write PROVIDER/MODEL, for example openai/gpt-4o-mini"
-
-
-def _keyless(model: str) -> bool:
-    """Whether a server of the user's own may speak this provider's dialect and want no key."""
-    provider = _provider(model)
-    return provider == "openai" or provider in _litellm().openai_compatible_providers
-
-
-def _environment(model: str) -> list[str]:
-    """The environment variables with keys that a model's provider needs and that are not set."""
-    found: dict[str, Any] = _litellm().validate_environment(model)
-    return [str(name) for name in found["missing_keys"] if not name.endswith("_API_BASE")]
-
-
-def _key_names(model: str) -> str:
-    provider = _provider(model) or ""
-    if missing := _environment(model):
-        return (" or " if provider == "gemini" else " and ").join(missing)
-    start = provider.replace("_", "").upper()
-    names = [name for name, _ in _secrets() if name.replace("_", "").startswith(start)]
-    return " or ".join(names) or f"{start}_API_KEY"
-
-
-@cache
-def _listed(model: str) -> Prices | None:
-    if (_provider(model) or "ollama").startswith("ollama"):  # litellm would ask the server, which has no prices
-        return None
-    try:
-        info: dict[str, Any] = _litellm().get_model_info(model)
-    except Exception:
-        return None
-    fresh, output = info.get("input_cost_per_token") or 0.0, info.get("output_cost_per_token") or 0.0
-    if not fresh and not output:
-        return None
-    return Prices(fresh, info.get("cache_read_input_token_cost") or fresh, output)
-
-
-def _cost(model: str, counted: Any) -> float | None:
-    """By litellm, which knows what depends on more than three prices: cache writes, long prompts, tiers."""
-    try:
-        cost = sum(_litellm().cost_per_token(model=model, usage_object=counted))
-    except Exception:
-        return None
-    return float(cost) if cost > 0 else None
-
-
 def _usage(counted: Any) -> Usage:
     details = getattr(counted, "prompt_tokens_details", None)
     cached = getattr(details, "cached_tokens", None) or getattr(counted, "cache_read_input_tokens", None) or 0
@@ -417,22 +346,6 @@ def _with(reply: Reply, empty: list[Reply]) -> Reply:
 def _sendable(text: str) -> str:
     """Undecodable bytes of a program's output are lone surrogates here, and those no request can carry."""
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
-
-
-def _secrets() -> Iterator[tuple[str, str]]:
-    for name, value in os.environ.items():
-        if re.search("KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS", name) and len(value) >= 6:
-            yield name, value
-
-
-def _plain(said: str) -> str:
-    """A provider's error as one short line without keys in it."""
-    for _, value in sorted(_secrets(), key=lambda secret: -len(secret[1])):
-        said = said.replace(value, "[key]")
-    said = re.sub(r"\b(sk|key)-[\w*.-]{4,}", "[key]", said)
-    said = " ".join(said.partition("Traceback (most recent call last)")[0].split())
-    said = re.sub(r"^((litellm\.)?\w+(Error|Exception)( - |: ))+", "", said)
-    return said if len(said) <= 300 else said[:299] + "…"
 
 
 def _retry_after(error: Exception) -> float:

@@ -191,7 +191,7 @@ def test_a_refused_key() -> None:
 @pytest.mark.parametrize("fault", [*TRANSIENT, Fault.KEY, Fault.UNKNOWN], ids=lambda fault: fault.name)
 def test_no_error_shows_a_key(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     body = f'{{"error": {{"message": "not {OTHERS}, not {KEY}"}}}}'.encode()
-    monkeypatch.setattr("runoff.agent.doubles._refusal", lambda said, kind="": body)
+    monkeypatch.setattr("runoff.agent.faulty._refusal", lambda said, kind="": body)
     with Faulty(lambda digest, attempt: fault) as server:
         client = Client(api_base=server.api_base, attempts=1, timeout=0.2 if fault in ENDLESS else 60)
         with pytest.raises(ModelError) as refused:
@@ -264,7 +264,7 @@ def test_a_conversation_that_does_not_fit(said: str, monkeypatch: pytest.MonkeyP
     """llama.cpp's words for it, and some that litellm does not know."""
     if said:
         body = f'{{"error": {{"message": "{said}"}}}}'.encode()
-        monkeypatch.setattr("runoff.agent.doubles._refusal", lambda *_: body)
+        monkeypatch.setattr("runoff.agent.faulty._refusal", lambda *_: body)
     with Faulty([Fault.TOO_LONG]) as server:
         client = Client(api_base=server.api_base)
         with pytest.raises(
