@@ -157,8 +157,8 @@ def test_a_change_that_does_not_pass_is_shown_so(desk: Desk) -> None:
     [
         ("", "There is no block in the answer"),
         (edit("    return n / 3", "    pass"), "the search text does not stand in the file"),
-        (edit(*FIX, path="clac.py"), "there is no file clac.py; did you mean calc.py?"),
-        (edit("", "x = 1"), "the search is empty"),
+        (edit(*FIX, path="clac.py"), "there is no file clac.py; did you mean calc.py"),
+        (edit("", "x = 1").replace("<search>\n\n", "<search>\n"), "the search is empty"),
         (edit(*FIX).replace("</replace>\n", ""), "<replace>"),
         ('<file path="/etc/passwd">\nx\n</file>', "is absolute"),
         ('<file path=".git/config">\nx\n</file>', "the repository's own records"),
@@ -191,7 +191,7 @@ def test_an_unusable_answer_leaves_the_last_edit_standing(desk: Desk) -> None:
 
 
 def test_a_syntax_error_is_shown(desk: Desk) -> None:
-    desk.make(edit("    return n / 2", "    return (n / 2"), "<done/>")
+    desk.make(edit("    return n / 2", "    return n / / 2"), "<done/>")
     assert "The changed files have syntax errors" in desk.told(1)
     assert "calc.py: line 2: syntax error near" in desk.told(1)
     assert "CHANGED repository said: BROKEN (uncaught SyntaxError" in desk.told(1)
@@ -243,10 +243,14 @@ def test_a_test_that_passes_on_the_base_is_not_handed_on(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("answer", "path", "text"),
     [
-        (edit("two = 2", "two = 22\nmore = 0", "win.py"), "win.py", b"one = 1\r\ntwo = 22\r\nmore = 0\r\nthree = 3\r\n"),
+        (
+            edit("two = 2", "two = 22\nmore = 0", "win.py"),
+            "win.py",
+            b"one = 1\r\ntwo = 22\r\nmore = 0\r\nthree = 3\r\n",
+        ),
         (edit("last = 2", "last = 3", "noend.py"), "noend.py", b"first = 1\nlast = 3"),
         (edit("first = 1", "first = 0", "noend.py"), "noend.py", b"first = 0\nlast = 2"),
-        (edit("last = 2", "", "noend.py"), "noend.py", b"first = 1"),
+        (edit("last = 2", "", "noend.py"), "noend.py", b"first = 1\n"),
         (edit("name = 'x'", "name = 'é'", "latin.py"), "latin.py", b"# caf\xe9\nname = '\xc3\xa9'\n"),
         ('<file path="pkg/__init__.py">\n</file>\n', "pkg/__init__.py", b""),
         ('<file path="pkg/ü x.py">\nx = 1\n</file>\n', "pkg/ü x.py", b"x = 1\n"),
@@ -262,8 +266,7 @@ def test_a_test_that_passes_on_the_base_is_not_handed_on(desk: Desk) -> None:
 def test_a_candidate_s_patch_applies_and_gives_these_bytes(desk: Desk, answer: str, path: str, text: bytes) -> None:
     candidate = desk.candidate(answer, "<done/>", test=None)
     assert desk.after(candidate, path) == text
-    again = Candidate.model_validate_json(candidate.model_dump_json()) if b"\xe9" not in candidate.patch else candidate
-    assert again == candidate
+    assert Candidate.model_validate(candidate.model_dump(mode="json")) == candidate, "and it is the same from the log"
 
 
 def test_a_deleted_file_is_gone(desk: Desk) -> None:

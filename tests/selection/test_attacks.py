@@ -94,7 +94,7 @@ def election(workshop: Workshop, environment: Environment) -> Selection:
     candidates.append(Candidate(id="right", patch=written(FILES, {"shop/cart.py": RIGHT})))
     tests = [GeneratedTest(id=name, script=script, output="") for name, script in SCRIPTS.items()]
     recipe = SelectionRecipe(
-        seconds=6,
+        seconds=4,
         regression=RegressionRecipe(seconds=60),
         verifier=VerifierRecipe(verdicts=0),
         runoff=RunoffRecipe(turns=1),
@@ -131,7 +131,7 @@ def test_what_ends_or_blocks_the_test_could_not_be_told_and_says_why(election: S
     assert election.table
     assert election.table.rows[name]["good"] == "could not tell"
     why = election.table.reasons[f"{name}/good"]
-    assert ("no verdict within 6 seconds" if name in ("hangs", "forks") else "ended") in why
+    assert ("no verdict within 4 seconds" if name in ("hangs", "forks") else "ended") in why
 
 
 @pytest.mark.parametrize("name", ["conftest", "ini", "edits tests", "deletes tests", "skips"])

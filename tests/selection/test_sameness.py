@@ -133,6 +133,16 @@ def test_scripts_that_differ_in_layout_are_one_test() -> None:
     assert same_script("if a:\n  b()\nc()") != same_script("if a:\n  b()\n  c()")
 
 
-@pytest.mark.parametrize("script", ["not python (", "x = '\0'", "\ud800", "-" * 20_000 + "1", "f(" * 5000, ""])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "not python (",
+        "x = '\0'",
+        "\ud800",
+        pytest.param("-" * 20_000 + "1", id="deep"),
+        pytest.param("f(" * 5000, id="deeper"),
+        "",
+    ],
+)
 def test_a_script_that_cannot_be_parsed_stays_as_it_is(script: str) -> None:
     assert same_script(script) == script
