@@ -86,7 +86,8 @@ def _classified(patch: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _names(line: bytes) -> list[str]:
     if found := _BOTH.match(line):
-        return [_path(name) for name in found.groups() if name]
+        plain, *quoted = found.groups()
+        return [_path(plain, prefixed=False)] if plain else [_path(name) for name in quoted]
     if found := _NAMED.match(line):
         return [_path(found[1], prefixed=line.startswith((b"---", b"+++")))]
     return []

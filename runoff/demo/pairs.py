@@ -8,6 +8,7 @@ import shutil
 import tarfile
 import tempfile
 import tomllib
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -40,10 +41,11 @@ def pair(name: str) -> Pair:
     return _pair(HERE / name)
 
 
-async def instance(sandbox: Sandbox, wanted: Pair, cache: Path) -> Instance:
+async def instance(sandbox: Sandbox, wanted: Pair, cache: Path, tell: Callable[[str], None]) -> Instance:
     """The pair as an instance; its source is fetched once. Raises EnvironmentFailed if the index does not give it."""
     tree = cache / f"{wanted.project}-{wanted.version}"
     if not tree.is_dir():
+        tell(f"fetching {wanted.project} {wanted.version}")
         archive = await fetch_sdist(sandbox, wanted.project, wanted.version)
         found = hashlib.sha256(archive).hexdigest()
         if found != wanted.sha256:

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from runoff.agent.protocol import ModelMisconfigured
+from runoff.agent.step import settled
 from runoff.commands import first_line, options_recipe, run_to_end, states
 from runoff.demo.pairs import ANSWERS, Pair, instance, pairs
 from runoff.instance import Instance
@@ -70,7 +71,11 @@ def demo(live: bool, only: Sequence[str], options: dict[str, Any]) -> int:
 
 async def _fetch(wanted: Sequence[Pair], place: Path) -> list[Instance]:
     async with Bubblewrap(place) as sandbox:
-        return [await instance(sandbox, one, place.parent / "sources") for one in wanted]
+        return await settled(*(instance(sandbox, one, place.parent / "sources", _say) for one in wanted))
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _wanted(only: Sequence[str]) -> list[Pair]:

@@ -56,6 +56,7 @@ def test_a_bare_header_behind_the_hunks_of_a_git_diff_is_another_file_as_git_tak
     [
         (b"diff --git a/x.py b/x.py\nold mode 100644\nnew mode 100755\n", ["x.py"]),
         (b"diff --git a/a b/c d b/a b/c d\nold mode 100644\nnew mode 100755\n", ["a b/c d"]),
+        (b"diff --git a/a/x.py b/a/x.py\nold mode 100644\nnew mode 100755\n", ["a/x.py"]),
         (b"diff --git a/x.py b/x.py\nnew file mode 100644\nindex 0000000..e69de29\n", ["x.py"]),
         (b"diff --git a/x.py b/x.py\ndeleted file mode 100644\nindex e69de29..0000000\n", ["x.py"]),
         (b"diff --git a/x b/y\nsimilarity index 100%\nrename from x\nrename to y\n", ["x", "y"]),

@@ -23,7 +23,8 @@ REPOSITORY = {
     "forks.py": "import os\nis_copy = os.fork() == 0\nif not is_copy:\n    os.wait()\n",
     "lingers.py": (
         "import subprocess, sys\n"
-        "subprocess.Popen([sys.executable, '-S', '-c', 'while True: print(\"noise\", flush=True)'])\n"
+        "noise = 'import time\\nwhile True: print(\"noise\", flush=True); time.sleep(0.0005)'\n"
+        "subprocess.Popen([sys.executable, '-S', '-c', noise])\n"
     ),
     "unprintable.py": "class Odd(Exception):\n    def __str__(self):\n        raise ValueError\ndef odd():\n    raise Odd\n",
     "json.py": "raise ImportError('this is not the json you look for')\n",
