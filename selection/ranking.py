@@ -18,7 +18,8 @@ def hybrid(
 
     R2E-Gym (arXiv 2504.07164, section 4) ranks so with margin 0: the best `max(3, gate · k)` by the verifier stay, of them
     those that break fewest of the repository's tests, then most votes. With a margin, whoever is within `margin` votes
-    of the best counts as level, and the verifier decides: one bad generated test cannot decide alone. Ties go to the
+    of the best counts as level, and the verifier decides: one bad generated test cannot decide alone. (So it takes three
+    tests for a margin of one: with fewer there is nothing that could outvote a bad one.) Ties go to the
     change that more trajectories proposed, then to the smaller one, then by id. Who passes the must-fail control is last.
     """
     p = {entry.id: _p(scores, entry.id) for entry in entries}
@@ -29,6 +30,8 @@ def hybrid(
     broken = {entry.id: _broken(table, entry.id) for entry in entries}
     fewest = min((broken[name] for name in gated), default=0)
     best = max((table.votes(name) for name in gated if broken[name] == fewest), default=0)
+
+    margin = min(margin, max(0, len(table.generated) - 1) // 2)
 
     def key(entry: Entry) -> tuple[object, ...]:
         votes = table.votes(entry.id)

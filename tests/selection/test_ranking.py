@@ -136,7 +136,15 @@ def test_within_the_margin_the_verifier_decides_and_beyond_it_the_votes() -> Non
     p = scores(a=0.1, b=0.5, c=0.9)
     assert order(table(rows), p, margin=0) == "abc"
     assert order(table(rows), p, margin=1) == "bac"
-    assert order(table(rows), p, margin=2) == "cba"
+    assert order(table({name: [P, P, *cells] for name, cells in rows.items()}), p, margin=2) == "cba"
+
+
+def test_with_few_tests_there_is_no_margin() -> None:
+    """One test that passes on the right change and fails on the wrong one must not be levelled by a verifier."""
+    p = scores(right=0.2, wrong=0.9)
+    assert order(table({"right": [P], "wrong": [F]}), p, margin=1) == "rightwrong"
+    assert order(table({"right": [P, P], "wrong": [P, F]}), p, margin=1) == "rightwrong"
+    assert order(table({"right": [P, P, P], "wrong": [P, P, F]}), p, margin=1) == "wrongright"
 
 
 def test_the_margin_is_counted_from_the_best_that_breaks_fewest() -> None:
