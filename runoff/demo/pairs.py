@@ -10,7 +10,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from runoff.environments import EnvironmentFailed, fetch_sdist
 from runoff.instance import Instance, local_instance
@@ -63,11 +63,22 @@ def _pair(folder: Path) -> Pair:
 
 
 def _unpack(archive: bytes, into: Path) -> None:
-    """All of it or nothing; tar's `data` filter refuses whatever would leave the folder."""
+    """The files and folders of a source distribution, all or none; links and devices stay out, as do paths that leave.
+
+    Written out, because the tarfile of Debian 12's Python has no `filter="data"` yet.
+    """
     into.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into.parent) as folder:
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            tar.extractall(folder, filter="data")
+            for member in tar:
+                path = PurePosixPath(member.name)
+                if path.is_absolute() or ".." in path.parts or not (member.isdir() or member.isreg()):
+                    continue
+                target = Path(folder, *path.parts)
+                (target if member.isdir() else target.parent).mkdir(parents=True, exist_ok=True)
+                if contents := tar.extractfile(member):
+                    target.write_bytes(contents.read())
+                    target.chmod(0o755 if member.mode & 0o100 else 0o644)
         root = next(path for path in Path(folder).iterdir() if path.is_dir())
         shutil.rmtree(into, ignore_errors=True)
         root.rename(into)
