@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from runoff.progress import Progress
 from runoff.recipe import Recipe, load_recipe
 from runoff.run import Result, Run, RunDirectory, exit_code, write_views
 from runoff.sandbox.bubblewrap import Bubblewrap
+from runoff.visible import shown
 
 
 def solve_command(
@@ -78,6 +80,8 @@ def problems(file: Path) -> list[Instance]:
         except BadTarget as error:
             raise BadTarget(f"{file}, line {number}: {error}") from None
         name = str(row.get("id") or made.id)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise BadTarget(f"{file}, line {number}: {name!r} is no id: letters, digits and ._- only")
         if name in instances:
             raise BadTarget(f'{file}, line {number}: a second problem is called {name}; give each an "id"')
         instances[name] = made.model_copy(update={"id": name})
@@ -108,7 +112,7 @@ def ended(result: Result, out: Path, *, alone: bool) -> str:
         lines.append(f"  {result.possibly_billed} calls were on their way when a process was killed: possibly billed")
     if result.damaged:
         lines.append(f"  {result.damaged} damaged pieces in the log were set aside; what they held was made again")
-    return "\n".join(lines)
+    return shown("\n".join(lines))
 
 
 def first_line(text: str, limit: int = 160) -> str:

@@ -17,8 +17,9 @@ def one_line(error: Exception) -> tuple[str, int]:
     from runoff.recipe import BadRecipe
     from runoff.run import BadRun
     from runoff.sandbox.protocol import SandboxError, SandboxUnavailable, StoreFull
+    from runoff.visible import shown
 
-    text = " ".join(str(error).split())
+    text = shown(" ".join(str(error).split()))
     if isinstance(error, BadTarget | BadRecipe | BadRun | LogBusy):
         return text, USAGE
     if isinstance(error, ModelMisconfigured):

@@ -103,7 +103,7 @@ def read_source(instance: Instance) -> Source:
         pack = repository.git.pack_objects(
             "--revs", "--stdout", "--quiet", istream=wanted, stdout_as_string=False, strip_newline_in_stdout=False
         )
-    shallow = path / ".git" / "shallow"
+    shallow = Path(repository.common_dir) / "shallow"  # a work tree's own .git is a file
     return Source(
         commit=instance.commit,
         pack=pack,

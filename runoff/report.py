@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from runoff import __version__
 from runoff.instance import Instance
 from runoff.run import Result, Run
 from runoff.selection.protocol import Cell, Entry, OutcomeTable, Selection, Standing
+from runoff.visible import shown
 
 Kind = Literal["add", "del", "same", "hunk", "meta"]
 Side = Literal["both", "chosen", "other", "gap"]
@@ -43,7 +43,6 @@ _DECIDED = {
 }
 _HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
 _LONGEST = 3000  # lines of a patch that are compared, and lines of a file's diff that are shown
-_BLANK = frozenset("\u115f\u1160\u3164\uffa0")  # letters by category that show as nothing
 _SCRIPT = 40_000  # characters of a generated test
 
 
@@ -273,11 +272,6 @@ class Case:
         return sentence(text, limit)
 
 
-def shown(text: str) -> str:
-    """Text in which every character shows: controls, ANSI escapes, what reorders or hides, bytes that are no UTF-8."""
-    return re.sub(r"[^\n\t\x20-\x7e]", lambda found: _visible(found[0]), text)
-
-
 def files(patch: bytes) -> list[File]:
     """A patch by file. Hunks are read by their line counts, so a removed line `-- x` is no header."""
     found: list[File] = []
@@ -364,17 +358,6 @@ def _finalize(value: object) -> object:
     if isinstance(value, str) and not isinstance(value, Markup):  # markup is a macro's: finalized inside
         return shown(value)
     return value
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    if character == "\r":
-        return "␍"  # at the end of every line of some files, where a longer name would be noise
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"⟨byte {code - 0xDC00:02X}⟩"
-    selects = 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF  # variation selectors can carry hidden text
-    hides = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") or selects or character in _BLANK
-    return f"⟨U+{code:04X}⟩" if hides else character
 
 
 def _path(lines: Sequence[Line]) -> str:

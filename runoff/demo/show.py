@@ -23,6 +23,7 @@ from runoff.models import Answering, roles
 from runoff.run import Result, Run, exit_code
 from runoff.sandbox.bubblewrap import Bubblewrap
 from runoff.selection.protocol import Cell
+from runoff.visible import shown
 
 RECORDED = "The model's answers are recorded: this demonstrates the machine, it is no resolve rate. All else happened here, now."
 _SIGNS: Mapping[Cell, str] = {"pass": "✓", "fail": "✗", "could not tell": "?"}
@@ -112,7 +113,7 @@ def _tell(one: Pair, result: Result, source: Instance, place: Path) -> bool:
             f"  {mark} {standing.entry:<10} tests {row}  breaks {broken}  verifier {score}  proposed by {standing.proposers}"
             f"  own test: {own}; {verdict}"
         )
-    click.echo(f"  {first_line(selection.reason, 300)}")
+    click.echo(f"  {shown(first_line(selection.reason, 300))}")
     return bool(selection.chosen and graded.get(selection.chosen))
 
 

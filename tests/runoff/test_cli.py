@@ -125,6 +125,30 @@ def test_a_bad_line_in_a_list_of_problems(tmp_path: Path) -> None:
     one_line(runoff("solve", tmp_path / "problems.jsonl", "--model", "openai/any"), 2, "problems.jsonl, line 2")
 
 
+def test_an_id_that_would_leave_the_run_directory(tmp_path: Path) -> None:
+    make(tmp_path / "p")
+    (tmp_path / "problems.jsonl").write_text(json.dumps({"id": "../../p", "target": "p", "issue": ISSUE}))
+    one_line(runoff("solve", tmp_path / "problems.jsonl", "--model", "openai/any"), 2, "line 1", "'../../p' is no id")
+
+
+def test_what_a_repository_prints_cannot_drive_the_terminal(tmp_path: Path, states: Path) -> None:
+    setup = "printf '\\033]0;title\\007\\033[2Jred' >&2; exit 1"
+    options = (
+        "--model",
+        "openai/any",
+        "--api-base",
+        "http://127.0.0.1:9/v1",
+        "--out",
+        tmp_path / "out",
+        "--states",
+        states,
+    )
+    done = runoff("solve", make(tmp_path / "p"), "--issue", ISSUE, "--setup", setup, *options, env=KEY)
+    assert done.returncode == 5
+    assert "⟨U+001B⟩[2Jred" in done.stdout
+    assert not {"\x1b", "\x07"} & set(done.stdout + done.stderr)
+
+
 def test_a_run_directory_of_another_issue_or_recipe(tmp_path: Path, states: Path) -> None:
     target, out = make(tmp_path / "p"), tmp_path / "out"
     with Faulty(answer=answer) as server:
