@@ -98,9 +98,12 @@ def _start_as_nobody(tests: list[str]) -> tuple[subprocess.Popen[str], tempfile.
     directory = tempfile.TemporaryDirectory(prefix="rootless-")
     shutil.chown(directory.name, NOBODY, NOBODY)
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": paths, "TMPDIR": directory.name}
-    pytest_of_nobody = [_python_for_all(environment), "-m", "pytest", "-p", "no:cacheprovider"]
+    pytest_of_nobody = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     process = subprocess.Popen(
-        [*AS_NOBODY, *pytest_of_nobody, f"--junit-xml={directory.name}/report.xml", *tests],
+        [
+            *("unshare", "--mount", "--propagation", "private", "sh", "-ec", _within_reach() + 'exec "$@"', "sh"),
+            *(*AS_NOBODY, *pytest_of_nobody, f"--junit-xml={directory.name}/report.xml", *tests),
+        ],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -110,14 +113,26 @@ def _start_as_nobody(tests: list[str]) -> tuple[subprocess.Popen[str], tempfile.
     return process, directory
 
 
-def _python_for_all(environment: dict[str, str]) -> str:
-    """This Python may lie in root's home; then the system's will do, if it is the same version."""
-    check = f"""
-import os, sys, pytest, pydantic
-sys.exit(sys.version_info[:2] != {tuple(sys.version_info[:2])} or not os.access(sys.executable, os.X_OK))
-"""
-    for python in (sys.executable, "/usr/bin/python3"):
-        done = subprocess.run([*AS_NOBODY, python, "-c", check], env=environment, capture_output=True, check=False)
-        if done.returncode == 0:
-            return python
-    return "/no/python/that/an/unprivileged/user/may/execute"  # which the report then says
+def _within_reach() -> str:
+    """Shell commands for a private mount namespace: what the tests need may lie in a home that is closed to others.
+
+    Each closed folder on the way is covered with an empty one that is open, and only what is needed put back into it.
+    """
+    needed = {ROOT, Path(sys.prefix), Path(sys.base_prefix)}
+    closed: dict[Path, list[Path]] = {}
+    for path in sorted(needed):
+        if blocked := next(
+            (place for place in [*[*path.parents][::-1], path] if not place.stat().st_mode & 0o001), None
+        ):
+            closed.setdefault(blocked, []).extend(path.iterdir() if blocked == path else [path])
+    commands = []
+    for n, (folder, inside) in enumerate(closed.items()):
+        for m, path in enumerate(inside):
+            make = f"mkdir -p /run/reach/{n}; " + ("mkdir" if path.is_dir() else "touch")
+            commands.append(f"{make} /run/reach/{n}/{m}; mount --rbind {path} /run/reach/{n}/{m}")
+        commands.append(f"mount -t tmpfs -o mode=755 none {folder}")
+        for m, path in enumerate(inside):
+            make = f"mkdir -p {path}" if path.is_dir() else f"mkdir -p {path.parent}; touch {path}"
+            commands.append(f"{make}; mount --rbind /run/reach/{n}/{m} {path}")
+    covered = ["mount -t tmpfs none /run", *commands, f"cd {ROOT}"] if commands else []
+    return "".join(f"{command}\n" for command in covered)
