@@ -336,8 +336,6 @@ def test_a_second_process_is_told_that_the_log_is_in_use(tmp_path: Path) -> None
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to mount a small file system")
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], check=True)
@@ -345,6 +343,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+@pytest.mark.needs_root
 def test_a_full_disk_stops_the_run_and_what_is_on_record_stands(small_disk: Path) -> None:
     path, ballast, noise = small_disk / "log", small_disk / "ballast", list[Any]()
     told = "cannot write .*No space left on device; free some space and type the same command again"

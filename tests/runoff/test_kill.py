@@ -291,11 +291,10 @@ def stat(process: Path) -> list[str]:
     return (process / "stat").read_text().rpartition(")")[2].split()
 
 
+@pytest.mark.needs_root
 def test_a_killed_run_ends_as_if_nothing_had_happened(
     tmp_path: Path, provider: Provider, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
     full = request.config.getoption("--full")
     wanted, seed, figures = 200 if full else 5, random.randrange(1 << 30), Figures()
     dice, lives = random.Random(seed), itertools.count(1)
