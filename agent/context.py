@@ -103,7 +103,7 @@ def shortlist(tree: Tree, issue: str, limit: int) -> list[str]:
             for word in wanted.keys() & bag.keys()
         )
 
-    named = {path for path in paths if path in issue or _module(path) in issue}
+    named = {path for path in paths if _names(issue, path) or _names(issue, _module(path))}
     return sorted(paths, key=lambda path: (path not in named, -score(path), path))[:limit]
 
 
@@ -249,6 +249,11 @@ def _words(text: str) -> list[str]:
         parts = [part.lower() for part in _PART.findall(word)]
         words += parts if len(parts) > 1 else []
     return words
+
+
+def _names(issue: str, name: str) -> bool:
+    """Whether the issue holds a name, and not just as a part of a longer one (`io.py` in `audio.py`)."""
+    return bool(re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w/-])", issue))
 
 
 def _module(path: str) -> str:

@@ -54,8 +54,9 @@ def _visit(node: Node, source: bytes, depth: int, lines: list[str]) -> None:
     for child in node.children:
         if child.type in _DEFINITIONS:
             body = child.child_by_field_name("body")
-            end = body.start_byte if body else source.find(b"\n", child.start_byte)
-            head = " ".join(source[child.start_byte : end].decode("utf-8", "replace").split()).rstrip("{: ")
+            text = source[child.start_byte : body.start_byte if body else child.end_byte]
+            text = text if body else text.partition(b"\n")[0]
+            head = " ".join(text.decode("utf-8", "replace").split()).rstrip("{: ")
             if child.type != "lexical_declaration" or depth == 0:
                 lines.append(f"{'    ' * depth}{child.start_point[0] + 1}: {head[:160]}")
             if "class" in child.type and body:

@@ -364,3 +364,13 @@ def test_an_answer_that_was_cut_off_is_asked_for_again(reader: Reader) -> None:
     ended = reader.find({ASK: cut, AGAIN: RELEVANT, "ranking": fenced(["shop/cart.py"])})  # type: ignore[dict-item]
     assert ended.value
     assert ended.value.whole[0] == "shop/cart.py"
+
+
+def test_a_file_named_inside_a_longer_name_is_not_named() -> None:
+    tree = {"io.py": b"def a(): pass\n", "audio.py": b"def play(sound): pass\n", "pkg/io.py": b"x = 1\n"}
+    assert shortlist(tree, "audio.py crashes when it should play a sound", 3)[0] == "audio.py"
+    assert shortlist(tree, "see `io.py`, it should play no sound", 3)[0] == "io.py"
+
+
+def test_the_last_line_of_a_script_is_outlined_whole() -> None:
+    assert outline("a.js", b"const x = 12") == "1: const x = 12"
