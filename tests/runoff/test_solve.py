@@ -150,6 +150,34 @@ def test_ctrl_c_finishes_what_is_paid_for_and_the_same_command_goes_on(tmp_path:
     assert len(set(seen)) == len(seen), f"what was answered before Ctrl-C ({begun} requests) was asked again"
 
 
+def test_ctrl_c_twice_stops_now_and_the_same_command_still_goes_on(tmp_path: Path, states: Path) -> None:
+    target, out = make(tmp_path / "project"), tmp_path / "out"
+    with Faulty(answer=answer) as server:
+        options = ["--model", "openai/any", "--api-base", server.api_base, "--out", out, "--states", states, "-n", "1"]
+        command = [sys.executable, "-c", "from runoff.cli import main; main()", "solve", target, "--issue", ISSUE]
+        process = subprocess.Popen(
+            [*map(str, command), *map(str, options)], env=os.environ | LIVE, stderr=subprocess.PIPE, text=True
+        )
+        while len(server.requests) < 2:
+            time.sleep(0.02)
+        server.latency = 60
+        known = len(server.requests)
+        while len(server.requests) == known:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, stderr = process.communicate(timeout=50)
+        assert process.returncode == 130, stderr
+        assert time.monotonic() - began < 30, "it waited for the call"
+        assert "Traceback" not in stderr
+        server.latency = 0
+        done = solve(server, target, out, states, "-n", "1")
+    assert done.returncode == 0, done.stderr
+    assert "possibly billed" in done.stdout
+
+
 def test_nine_of_ten_finish_when_one_is_poisoned(tmp_path: Path, states: Path) -> None:
     rows = [
         {"id": f"good-{n}", "target": str(make(tmp_path / f"good-{n}", {"n.py": f"n = {n}\n"})), "issue": ISSUE}
