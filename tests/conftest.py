@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("runoff", deadline=None)  # machines are noisy: a slow example is no fault
+settings.load_profile("runoff")
 
 pytest_plugins = ["tests.llama", "tests.workshop"]
 

@@ -291,19 +291,18 @@ def test_a_full_disk(tmp_path: Path, states: Path, full: str) -> None:
     one_line(done, 5, "space")
 
 
-def test_help_takes_less_than_a_third_of_a_second() -> None:
-    """The best of five: a busy machine only makes it slower."""
-    times = []
-    for _ in range(5):
-        began = time.monotonic()
-        assert runoff("--help").returncode == 0
-        times.append(time.monotonic() - began)
-    bare = []
-    for _ in range(5):
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-c", "pass"], check=True)
-        bare.append(time.monotonic() - began)
-    assert min(times) - min(bare) < 0.25, f"{min(times):.3f} s, of which Python itself {min(bare):.3f} s"
+def test_help_costs_little_more_than_starting_python() -> None:
+    """A ratio of bests within one run; `--full` measures the seconds."""
+
+    def best(*command: str) -> float:
+        times = []
+        for _ in range(5):
+            began = time.monotonic()
+            subprocess.run([sys.executable, "-c", *command], check=True, capture_output=True)
+            times.append(time.monotonic() - began)
+        return min(times)
+
+    assert best("from runoff.cli import main; main()", "--help") < 12 * best("pass")
 
 
 def test_every_command_has_help_with_examples() -> None:
