@@ -174,6 +174,10 @@ class Sandbox(Protocol):
         """The state kept under a name, if its layers are still there."""
         ...
 
+    def find(self, digest: str) -> State | None:
+        """The state of a digest, if its layers are still there."""
+        ...
+
     def keep(self, name: str, state: State) -> None:
         """Give a state a name, durably, so that later processes find it and housekeeping leaves it."""
         ...

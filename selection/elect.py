@@ -146,7 +146,8 @@ async def _fingerprint(step: Step, environment: Environment, candidate: Candidat
                 files[path] = None
         return fingerprint(files)
 
-    return str(await step.once(f"fingerprint/{candidate.id}", read, state=state.digest))
+    patch = hashlib.blake2b(candidate.patch, digest_size=16).hexdigest()
+    return str(await step.once(f"fingerprint/{candidate.id}", read, patch=patch))
 
 
 async def _scores(

@@ -51,6 +51,7 @@ class FakeSandbox:
 
     def __init__(self, outcome: str = "finished") -> None:
         self.ran: list[tuple[str, ...]] = []
+        self.lost = False
         self.outcome = outcome
 
     async def execute(self, state: State, argv: Sequence[str], limits: Limits = Limits(), **how: Any) -> Execution:
@@ -61,6 +62,9 @@ class FakeSandbox:
         return Execution.model_validate(
             {"outcome": self.outcome, "exit_code": code, "stdout": said, "stderr": "", "seconds": 0, "after": None}
         )
+
+    def find(self, digest: str) -> State | None:
+        return None if self.lost else State(layers=(digest, "base"))
 
 
 @asynccontextmanager
@@ -284,6 +288,11 @@ def test_a_state_is_derived_once(tmp_path: Path) -> None:
                 both = await asyncio.gather(world.derive("base apply p", make), world.derive("base apply p", make))
                 assert both == [State(layers=("patched", "base"))] * 2
         assert len(made) == 1
+        lost = FakeSandbox()
+        lost.lost = True
+        async with opened(tmp_path / "log", Scripted([]), lost) as world:
+            await world.derive("base apply p", make)
+        assert len(made) == 2, "a state that is gone is made again"
 
     asyncio.run(scenario())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,6 +177,25 @@ def test_ctrl_c_twice_stops_now_and_the_same_command_still_goes_on(tmp_path: Pat
         done = solve(server, target, out, states, "-n", "1")
     assert done.returncode == 0, done.stderr
     assert "possibly billed" in done.stdout
+
+
+def test_a_finished_run_outlives_the_states_it_was_made_in(tmp_path: Path) -> None:
+    """A cleared cache costs executions, never model calls."""
+    target, out, states = make(tmp_path / "project"), tmp_path / "out", tmp_path / "states"
+    edits = itertools.cycle([EDIT, WORSE])
+
+    def differing(messages: list[dict[str, str]]) -> str:
+        said = answer(messages)
+        return next(edits) if said == EDIT else said
+
+    with Faulty(answer=differing) as server:
+        assert solve(server, target, out, states, "-n", "2").returncode == 0
+        asked, selection = len(server.requests), (out / "selection.json").read_bytes()
+        shutil.rmtree(states)
+        done = solve(server, target, out, states, "-n", "2")
+        assert done.returncode == 0, done.stderr
+        assert len(server.requests) == asked
+    assert (out / "selection.json").read_bytes() == selection
 
 
 def test_nine_of_ten_finish_when_one_is_poisoned(tmp_path: Path, states: Path) -> None:
