@@ -53,10 +53,6 @@ class Context(Value):
     summaries: dict[str, str] = {}
 
 
-class NoContext(Exception):
-    """No file of the repository could be taken as relevant."""
-
-
 def tokens(text: str | bytes) -> int:
     """An estimate: characters / 3.6, as measured on source code."""
     return math.ceil(len(text) / _CHARACTERS_PER_TOKEN)

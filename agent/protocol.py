@@ -67,8 +67,8 @@ class Message:
         self.role: Role = role
         self.before = before
         self.text = text.replace(_BEGIN, "").replace(_END, "")
-        self.digest: str = _digest(before.digest if before else "", role, self.text)
-        self.shape: str = _digest(before.shape if before else "", role, _OBSERVED.sub("", text))
+        self.digest: str = digest(before.digest if before else "", role, self.text, size=12)
+        self.shape: str = digest(before.shape if before else "", role, _OBSERVED.sub("", text), size=12)
 
     def then(self, role: Role, text: str) -> Message:
         return Message(role, text, self)
@@ -85,8 +85,9 @@ class Message:
         return list(self.back())[::-1]
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+def digest(*parts: str, size: int = 16) -> str:
+    """A name for texts, in hexadecimal: `size` bytes of BLAKE2b over the parts."""
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
 
 
 class Sampling(Value):

@@ -11,7 +11,6 @@ again: what is on record returns at once, the first effect that is not is perfor
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping
@@ -33,6 +32,7 @@ from runoff.agent.protocol import (
     Reply,
     Request,
     Stopping,
+    digest,
 )
 from runoff.sandbox.protocol import REPO, Execution, Limits, Sandbox, SandboxError, SandboxLost, State, StoreFull, Value
 
@@ -99,7 +99,7 @@ class World:
     async def execute(self, run: Run) -> Execution:
         """An execution's result: from the record if it was ever executed, shared if it is being executed now."""
         parts = run.parts()
-        key = _digest(self.sandbox.name, *(f"{name}={value}" for name, value in sorted(parts.items())))
+        key = digest(self.sandbox.name, *(f"{name}={value}" for name, value in sorted(parts.items())))
         if (known := self.log.executions.get(key)) is not None:
             done = Execution.model_validate(known)
             if done.after is None or self.sandbox.find(done.after.digest):
@@ -310,10 +310,6 @@ async def _wait(task: asyncio.Future[T]) -> T:
     return await asyncio.shield(task)
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
 def _plain(value: Any) -> Any:
     """As a replay will read it from the log: tuples are lists by then."""
     return json.loads(json.dumps(value))
@@ -321,7 +317,7 @@ def _plain(value: Any) -> Any:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 200 else "#" + _digest(text)
+    return text if len(text) <= 200 else "#" + digest(text)
 
 
 def _same(old: Record, new: Record) -> bool:

@@ -8,13 +8,13 @@ inside the same process could still do is in the security model (docs).
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import re
 from functools import cache
 from importlib.resources import files
 from typing import Literal
 
+from runoff.agent.protocol import digest
 from runoff.agent.step import Run, World
 from runoff.sandbox.protocol import Execution, Limits, State, Value
 
@@ -107,5 +107,4 @@ def _harness() -> str:
 
 
 def _nonce(world: World, *what: object) -> str:
-    parts = "\0".join(map(str, [world.log.secret, *what]))
-    return hashlib.blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return digest(world.log.secret, *map(str, what))

@@ -5,7 +5,6 @@ The only executions with a network are here, before any model has written anythi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from runoff.agent.environment import Built, Environment, last_lines
+from runoff.agent.protocol import digest
 from runoff.agent.step import Run, World
 from runoff.instance import Instance, Source, read_source
 from runoff.sandbox.protocol import REPO, Base, Limits, Sandbox, State
@@ -58,7 +58,7 @@ async def build(world: World, instance: Instance, tell: Callable[[str], None] = 
     python, binds = _interpreter()
     base = await sandbox.base(Base(binds=binds))
     setup = instance.setup or _GUESS
-    key = _digest(_VERSION, base.digest, python, instance.digest, setup)
+    key = digest(_VERSION, base.digest, python, instance.digest, setup)
     pristine, state = sandbox.named(f"pristine {key}"), sandbox.named(f"environment {key}")
     if pristine is None or state is None:
         tell("installing")
@@ -132,7 +132,7 @@ async def _run(sandbox: Sandbox, state: State, command: str, what: str, *, netwo
 async def _with_tools(sandbox: Sandbox, base: State) -> State:
     """The base and uv, as a layer that all environments share."""
     uv = _uv()
-    name = f"tools {base.digest} {_digest(str(uv.stat().st_size), uv.name, _uv_version(uv))}"
+    name = f"tools {base.digest} {digest(str(uv.stat().st_size), uv.name, _uv_version(uv))}"
     state = sandbox.named(name)
     if state is None:
         state = await sandbox.write(base, {_UV: uv.read_bytes()})
@@ -220,7 +220,3 @@ async def _built(world: World, environment: Environment) -> tuple[Built, tuple[s
         raise EnvironmentFailed(f"cannot see what the setup built: {last_lines(done.text)}") from None
     installed = said.pop("installed")
     return Built.model_validate(said), tuple(cast("list[str]", installed))
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()

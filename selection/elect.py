@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from runoff.agent.context import Tree
 from runoff.agent.environment import Environment, applied, patched
 from runoff.agent.patches import file_parts, patched_paths
-from runoff.agent.protocol import Message
+from runoff.agent.protocol import Message, digest
 from runoff.agent.step import Step, World, settled, trajectory
 from runoff.sandbox.protocol import REPO, Refused, Value
 from runoff.selection.cleaning import clean
@@ -168,7 +168,7 @@ async def _scores(
 async def _on_evidence(world: World, name: str, table: OutcomeTable) -> None:
     """Set a run-off aside that was begun on another table: a run that goes on may have candidates and tests it had not."""
     cells = json.dumps(table.model_dump(mode="json"), sort_keys=True)
-    evidence = hashlib.blake2b(cells.encode(), digest_size=16).hexdigest()
+    evidence = digest(cells)
     old = world.log.effects.get(("selection", f"evidence/{name}"))
     if old and old["result"] != evidence:
         why = "the outcome table has changed since it began"
