@@ -64,7 +64,11 @@ class BuildFailed(Refused):
 async def applied(world: World, state: State, patch: bytes) -> State:
     """A state with a patch applied. Made once. Raises Refused if it does not apply."""
     name = hashlib.blake2b(patch, digest_size=16).hexdigest()
-    return await world.derive(f"{state.digest} apply {name}", lambda: world.sandbox.apply(state, patch))
+    return await world.derive(f"{state.digest} apply {name}", lambda: _apply(world, state, patch))
+
+
+async def _apply(world: World, state: State, patch: bytes) -> State:
+    return (await world.sandbox.apply(state, patch)).state
 
 
 async def patched(world: World, environment: Environment, patch: bytes) -> State:

@@ -63,6 +63,8 @@ def read_verdict(run: Run, done: Execution, shown: int = SHOWN) -> Verdict:
     )
     if done.outcome == "timed out":
         return Verdict(outcome="broken", why=f"no verdict within {run.limits.seconds:g} seconds", output=printed)
+    if done.outcome == "killed":
+        return Verdict(outcome="broken", why=f"killed for the limit on {done.limit}", output=printed)
     if not mark:
         return Verdict(
             outcome="broken",

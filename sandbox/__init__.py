@@ -10,8 +10,12 @@ if TYPE_CHECKING:
     from runoff.sandbox.prerequisites import Finding
     from runoff.sandbox.protocol import (
         REPO,
+        Applied,
         Base,
+        Diff,
         Execution,
+        Held,
+        Image,
         Limits,
         Refused,
         Sandbox,
@@ -24,10 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REPO",
+    "Applied",
     "Base",
     "Bubblewrap",
+    "Diff",
     "Execution",
     "Finding",
+    "Held",
+    "Image",
     "Limits",
     "Refused",
     "Sandbox",

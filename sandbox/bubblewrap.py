@@ -29,8 +29,12 @@ from runoff.sandbox import inside, prerequisites, skeleton
 from runoff.sandbox.prerequisites import Finding, Mode
 from runoff.sandbox.protocol import (
     REPO,
+    Applied,
     Base,
+    Diff,
     Execution,
+    Held,
+    Image,
     Limits,
     Refused,
     SandboxError,
@@ -94,7 +98,12 @@ class Bubblewrap:
         """What all executions so far used, and the starting of them."""
         return self._cpu
 
-    async def base(self, base: Base) -> State:
+    def holds(self) -> list[Held]:
+        return []
+
+    async def base(self, base: Base | Image) -> State:
+        if isinstance(base, Image):
+            raise Refused(f"{base.reference}: images are not supported yet")
         if base not in self._bases:
             answer = await self._ask("base", binds=list(base.binds))
             self._bases[base] = State(layers=answer.layers("layers"))
@@ -129,6 +138,7 @@ class Bubblewrap:
         return Execution(
             outcome=said["outcome"],
             exit_code=said["exit_code"],
+            limit=said.get("limit"),
             stdout=answer.stdout,
             stderr=answer.stderr,
             dropped=said["dropped"],
@@ -150,17 +160,18 @@ class Bubblewrap:
             raise Refused(f"{path}: more than {limit} bytes")
         return done.stdout
 
-    async def apply(self, state: State, patch: bytes, at: str = REPO) -> State:
+    async def apply(self, state: State, patch: bytes, at: str = REPO, *, fuzzy: bool = False) -> Applied:
         if not patch.strip():
-            return state  # git calls it an error to have nothing to do
-        return _after(await self._tool(state, inside.apply(), stdin=patch, env=inside.GIT_ENVIRONMENT, cwd=at))
+            return Applied(state=state, how="exact")  # git calls it an error to have nothing to do
+        done = await self._tool(state, inside.apply(), stdin=patch, env=inside.GIT_ENVIRONMENT, cwd=at)
+        return Applied(state=_after(done), how="exact")
 
-    async def diff(self, state: State, at: str = REPO) -> bytes:
+    async def diff(self, state: State, since: State | None = None, at: str = REPO) -> Diff:
         limits = _TOOL.model_copy(update={"output": _LARGEST_DIFF})
         done = await self._tool(state, inside.diff(), limits, env=inside.GIT_ENVIRONMENT, cwd=at, freeze=False)
         if done.dropped:
             raise Refused(f"the diff is larger than {_LARGEST_DIFF} bytes")
-        return done.stdout
+        return Diff(patch=done.stdout)
 
     def named(self, name: str) -> State | None:
         with suppress(FileNotFoundError):

@@ -80,31 +80,49 @@ class State(Value):
 
 
 class Limits(Value):
-    """What one execution may use. `doctor` says which of these a backend enforces, watches or refuses."""
+    """What one execution may use, all its processes together unless it says otherwise.
+
+    `Sandbox.holds` says for each of these whether a backend enforces or watches it here, and what it cannot hold.
+    """
 
     seconds: float = 60.0
-    """Wall time; on reaching it everything in the execution is killed."""
+    """Wall time; on reaching it everything in the execution is killed: `timed out`."""
     output: int = 64 * 1024
     """Bytes kept of each of stdout and stderr: the first half and the last half; the middle is counted and dropped."""
     memory: int = 4 << 30
-    """Bytes of address space a process."""
+    """Bytes. Beyond it an allocation fails, or everything is killed: `killed`, by `memory`."""
+    cpu_seconds: float = 4 * 3600.0
+    """Processor time; on reaching it everything is killed: `killed`, by `cpu`."""
+    disk: int = 16 << 30
+    """Bytes written into the next state; beyond it everything is killed: `killed`, by `disk`, and there is no next state."""
+    files: int = 2_000_000
+    """Files and directories in what is written; beyond it everything is killed: `killed`, by `files`, no next state."""
     file_size: int = 1 << 30
-    """Bytes of the largest file that can be written."""
+    """Bytes of the largest file that can be written: a write beyond it fails."""
     processes: int = 1024
+    """Processes and threads at once: one more cannot be started."""
+    open_files: int = 4096
+    """Of one process: one more cannot be opened."""
+
+
+LimitName = Literal["memory", "cpu", "disk", "files"]
 
 
 class Execution(Value):
-    outcome: Literal["finished", "timed out", "lost"]
-    """`lost`: the backend failed (out of space, killed from outside): nobody's fault in there, and no verdict."""
+    outcome: Literal["finished", "timed out", "killed", "lost"]
+    """`killed`: for a limit, see there. `lost`: the backend failed (out of space, killed from outside): nobody's fault in
+    there, and no verdict."""
     exit_code: int | None
     """The command's exit code, 128 + n for signal n; None unless finished."""
+    limit: LimitName | None = None
+    """The limit it was killed for; None unless killed."""
     stdout: Raw
     stderr: Raw
     dropped: int = 0
     """Bytes of output that went over `Limits.output` and are not kept."""
     seconds: float
     after: State | None
-    """The frozen next state; None if it was not asked for, or if the execution was lost."""
+    """The frozen next state; None if it was not asked for, lost, or killed for what it wrote."""
 
     @property
     def text(self) -> str:
@@ -112,11 +130,41 @@ class Execution(Value):
         return (self.stdout + self.stderr).decode("utf-8", "replace")
 
 
+class Diff(Value):
+    patch: Raw
+    """What `git diff --binary` prints; it was applied to the base commit's tree and gave this tree."""
+    left_out: tuple[str, ...] = ()
+    """New files that the exclude policy keeps out of patches (caches, build output, binaries), as paths in the repository."""
+
+
+class Applied(Value):
+    state: State
+    how: str
+    """`exact`, or the name of the more forgiving step that it took."""
+
+
+class Held(Value):
+    """One row of a backend's table: how it holds a limit here."""
+
+    limit: str
+    """A field of Limits, or what else is held: `network`, `system calls`…"""
+    how: Literal["enforced", "watched", "refused", "not held"]
+    """`watched`: noticed after the fact, `detail` says how far it can be passed. `refused`: cannot be asked for."""
+    detail: str
+
+
 class Base(Value):
-    """The bottom of all states on the host's own programs: a skeleton root, and what is bound into it read-only."""
+    """The bottom of states on the host's own programs: a skeleton root, and what is bound into it read-only."""
 
     binds: tuple[str, ...] = ("/usr",)
     """Host directories shown read-only at the same path (interpreters outside /usr, a tool's directory)."""
+
+
+class Image(Value):
+    """The bottom of states on an OCI image, made for Docker or anyone."""
+
+    reference: str
+    """As skopeo names it: `docker://HOST/NAME:TAG`, `docker-archive:FILE`, `oci:DIRECTORY:TAG`, `docker-daemon:NAME:TAG`."""
 
 
 class Sandbox(Protocol):
@@ -128,7 +176,14 @@ class Sandbox(Protocol):
     name: str
     """Backend and mode, `bubblewrap-root`; part of what an execution's result is kept under."""
 
-    async def base(self, base: Base) -> State: ...
+    def holds(self) -> list[Held]:
+        """How each limit is held here, by this backend in this mode on this machine."""
+        ...
+
+    async def base(self, base: Base | Image) -> State:
+        """The state to begin with. Made once for what it holds. Raises Refused for an image that cannot be used, or a base
+        that this backend cannot show."""
+        ...
 
     async def execute(
         self,
@@ -162,12 +217,20 @@ class Sandbox(Protocol):
         """A file's contents. Refused if it is absent, not a file, or larger than `limit` bytes."""
         ...
 
-    async def apply(self, state: State, patch: bytes, at: str = REPO) -> State:
-        """Apply a git diff in the repository at `at`. Refused, with git's words, if any hunk does not apply."""
+    async def apply(self, state: State, patch: bytes, at: str = REPO, *, fuzzy: bool = False) -> Applied:
+        """Apply a git diff in the repository at `at`; with `fuzzy`, by ever more forgiving steps, each on the pristine tree.
+
+        Refused, with git's words, if no step applies every hunk.
+        """
         ...
 
-    async def diff(self, state: State, at: str = REPO) -> bytes:
-        """What changed in the work tree since HEAD, new files included, as `git diff --binary` prints it. Taken inside."""
+    async def diff(self, state: State, since: State | None = None, at: str = REPO) -> Diff:
+        """What changed in the work tree, new files included, against the commit that `since` has checked out there.
+
+        `since` is an earlier state in which nothing was changed; its repository is used, and nothing that `state` did to its
+        own matters. None: against the state's own HEAD, by its own repository, and every file is looked at.
+        Refused if there is no repository, or a patch cannot say what changed.
+        """
         ...
 
     def named(self, name: str) -> State | None:

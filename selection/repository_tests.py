@@ -80,6 +80,8 @@ async def run_tests(
     done = await world.execute(run)
     if done.outcome == "timed out":
         return Outcomes(tests=None, why=f"the tests did not end within {recipe.seconds:g} seconds")
+    if done.outcome == "killed":
+        return Outcomes(tests=None, why=f"the tests were killed for the limit on {done.limit}")
     if not structured:
         return Outcomes(tests={SUITE: "passed" if done.exit_code == 0 else "failed"})
     try:

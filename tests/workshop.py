@@ -113,7 +113,7 @@ class Workshop:
         }
 
         async def scene() -> bytes:
-            return await self.sandbox.diff(await self.sandbox.write(environment.state, contents))
+            return (await self.sandbox.diff(await self.sandbox.write(environment.state, contents))).patch
 
         return self.run(scene())
 

@@ -70,7 +70,7 @@ class Desk:
         """A file once git has applied the candidate's patch to the pristine tree."""
 
         async def scene(world: World) -> bytes:
-            state = await world.sandbox.apply(self.environment.pristine, candidate.patch)
+            state = (await world.sandbox.apply(self.environment.pristine, candidate.patch)).state
             return await world.sandbox.read(state, f"/testbed/{path}")
 
         return self.workshop.play(scene)

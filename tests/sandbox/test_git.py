@@ -39,21 +39,21 @@ async def tree(sandbox: Sandbox, state: State) -> bytes:
 
 async def test_apply_undoes_diff(sandbox: Sandbox) -> None:
     start = await sh(sandbox, await sandbox.base(Base()), START)
-    assert await sandbox.diff(start) == b""
+    assert (await sandbox.diff(start)).patch == b""
     changed = await sh(sandbox, start, CHANGE)
-    patch = await sandbox.diff(changed)
+    patch = (await sandbox.diff(changed)).patch
     assert b"rename to d/renamed" in patch
     assert b"\r\n" in patch
     assert b"ignored/" not in patch
-    applied = await sandbox.apply(start, patch)
+    applied = (await sandbox.apply(start, patch)).state
     assert await tree(sandbox, applied) == await tree(sandbox, changed) != await tree(sandbox, start)
-    assert await sandbox.diff(applied) == patch
+    assert (await sandbox.diff(applied)).patch == patch
 
 
 async def test_diff_does_not_believe_the_index_or_the_settings(sandbox: Sandbox) -> None:
     start = await sh(sandbox, await sandbox.base(Base()), START)
     changed = await sh(sandbox, start, CHANGE)
-    patch = await sandbox.diff(changed)
+    patch = (await sandbox.diff(changed)).patch
     settings = {
         "diff.noprefix": "true",
         "diff.external": "/bin/false",
@@ -65,7 +65,7 @@ async def test_diff_does_not_believe_the_index_or_the_settings(sandbox: Sandbox)
         "diff.context": "1",
     }
     script = "; ".join(f"git config {name} {value}" for name, value in settings.items())
-    assert await sandbox.diff(await sh(sandbox, changed, script)) == patch
+    assert (await sandbox.diff(await sh(sandbox, changed, script))).patch == patch
     for staging in (
         "git add -A",
         "git rm -q --cached plain",
@@ -73,7 +73,7 @@ async def test_diff_does_not_believe_the_index_or_the_settings(sandbox: Sandbox)
         "git add plain; git reset -q",
         "rm .git/index",
     ):
-        assert await sandbox.diff(await sh(sandbox, changed, staging)) == patch, staging
+        assert (await sandbox.diff(await sh(sandbox, changed, staging))).patch == patch, staging
 
 
 async def test_a_patch_that_does_not_fit_is_refused_in_gits_words(sandbox: Sandbox) -> None:
@@ -85,16 +85,17 @@ async def test_a_patch_that_does_not_fit_is_refused_in_gits_words(sandbox: Sandb
     for bad in (b"nonsense", b"--- a/../x\n+++ b/../x\n@@ -0,0 +1 @@\n+x\n"):
         with pytest.raises(Refused):
             await sandbox.apply(start, bad)
-    assert await sandbox.apply(start, b"\n") == start
+    assert (await sandbox.apply(start, b"\n")).state == start
     with pytest.raises(Refused, match="not a git repository"):
         await sandbox.diff(await sandbox.base(Base()))
     with pytest.raises(Refused, match="no/where"):
-        await sandbox.diff(start, "/no/where")
+        await sandbox.diff(start, at="/no/where")
 
 
 async def test_diff_and_apply_elsewhere(sandbox: Sandbox) -> None:
     state = await sh(sandbox, await sandbox.base(Base()), f"mkdir /tmp/repo; cd /tmp/repo; {START} echo more >> plain")
-    patch = await sandbox.diff(state, "/tmp/repo")
+    patch = (await sandbox.diff(state, at="/tmp/repo")).patch
     assert patch.startswith(b"diff --git a/plain b/plain\n")
     back = await sh(sandbox, state, "cd /tmp/repo; git checkout -q .")
-    assert await sandbox.diff(await sandbox.apply(back, patch, "/tmp/repo"), "/tmp/repo") == patch
+    applied = (await sandbox.apply(back, patch, "/tmp/repo")).state
+    assert (await sandbox.diff(applied, at="/tmp/repo")).patch == patch
