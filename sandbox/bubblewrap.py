@@ -99,7 +99,7 @@ class Bubblewrap:
         return self._cpu
 
     def holds(self) -> list[Held]:
-        return []
+        return _lacking(self.name)
 
     async def base(self, base: Base | Image) -> State:
         if isinstance(base, Image):
@@ -317,6 +317,19 @@ async def probe(root: Path | None = None) -> list[Finding]:
             except SandboxError as error:
                 findings.append(Finding(f"bubblewrap-{mode}", False, str(error), None))
     return findings
+
+
+def _lacking(name: str) -> list[Held]:
+    """What overlayfs cannot do, under the names that the conformance cases ask for."""
+    links = Held(
+        limit="hard links",
+        how="not held",
+        detail="a write to one name of a file in a frozen layer parts it from the others",
+    )
+    renames = Held(
+        limit="directory renames", how="not held", detail="EXDEV for a directory of a frozen layer; mv copies it"
+    )
+    return [links] if name == "bubblewrap-root" else [links, renames]
 
 
 def _resolver() -> list[str]:

@@ -147,7 +147,8 @@ class Held(Value):
     """One row of a backend's table: how it holds a limit here."""
 
     limit: str
-    """A field of Limits, or what else is held: `network`, `system calls`…"""
+    """A field of Limits, or what else is held: `network`, `system calls`…, or a capability that some lack, as the
+    conformance cases name it (`directory renames`, `extended attributes`, `hard links`)."""
     how: Literal["enforced", "watched", "refused", "not held"]
     """`watched`: noticed after the fact, `detail` says how far it can be passed. `refused`: cannot be asked for."""
     detail: str

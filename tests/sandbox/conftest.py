@@ -21,6 +21,8 @@ import pytest
 
 from runoff.sandbox.bubblewrap import Bubblewrap
 
+pytest.register_assert_rewrite("runoff.sandbox.conformance")
+
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
