@@ -14,7 +14,8 @@ from pathlib import Path
 from runoff.sandbox.bubblewrap import Bubblewrap
 from runoff.sandbox.conformance import CASES
 from runoff.sandbox.conformance.case import Case
-from runoff.sandbox.protocol import Base, Image, Sandbox, SandboxError, State
+from runoff.sandbox.prerequisites import Mode
+from runoff.sandbox.protocol import Base, Image, Sandbox, SandboxError, SandboxUnavailable, State
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +55,7 @@ def _options() -> argparse.ArgumentParser:
 
 async def _report(backend: str, image: str | None, directory: Path, chosen: dict[str, Case]) -> list[str]:
     failed, began = list[str](), time.monotonic()
-    async with open_backend(backend, directory / "states") as sandbox:
+    async with _open(backend, directory / "states") as sandbox:
         base = await sandbox.base(Image(reference=image) if image else Base())
         print(f"{sandbox.name}: {len(chosen)} cases")
         for name, case in chosen.items():
@@ -70,7 +71,7 @@ async def _report(backend: str, image: str | None, directory: Path, chosen: dict
     return failed
 
 
-async def _failure(case: Case, sandbox: Sandbox, base: State) -> Exception | None:
+async def _failure(case: Case, sandbox: Sandbox, base: State) -> BaseException | None:
     try:
         await case(sandbox, base)
     except Exception as error:
@@ -78,9 +79,9 @@ async def _failure(case: Case, sandbox: Sandbox, base: State) -> Exception | Non
     return None
 
 
-def _explained(case: Case, error: Exception) -> str:
+def _explained(case: Case, error: BaseException) -> str:
     """What a user would see, and where it was seen, with the values there."""
-    seen = traceback.TracebackException.from_exception(error, capture_locals=True)
+    seen = traceback.TracebackException.from_exception(error.__cause__ or error, capture_locals=True)
     place = next((frame for frame in seen.stack if frame.name == case.__name__), None)
     lines = [f"    {case.__doc__}", *(f"    {line}" for line in str(error).splitlines()[:10])]
     if place:
@@ -90,9 +91,11 @@ def _explained(case: Case, error: Exception) -> str:
     return "\n".join(lines)
 
 
-def open_backend(name: str, directory: Path) -> Bubblewrap:
-    modes = {"bubblewrap": None, "bubblewrap-root": "root", "bubblewrap-rootless": "rootless"}
-    return Bubblewrap(directory, modes[name])  # type: ignore[arg-type]
+def _open(name: str, directory: Path) -> Bubblewrap:
+    modes: dict[str, Mode | None] = {"bubblewrap": None, "bubblewrap-root": "root", "bubblewrap-rootless": "rootless"}
+    if name not in modes:
+        raise SandboxUnavailable(f"there is no sandbox called {name}", f"choose one of {', '.join(modes)}")
+    return Bubblewrap(directory, modes[name])
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ def case(function: Case) -> Case:
             if not done:
                 raise AssertionError(f"not done after {DEADLINE:.0f} s")
             await task
+        except SandboxError as error:
+            raise AssertionError(f"{type(error).__name__} came: {error}") from error
         finally:
             task.cancel()
 
