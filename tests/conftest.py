@@ -18,6 +18,7 @@ PARTS = {"llama": "needs_llama", "root": "needs_root"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="also run what takes minutes")
+    parser.addoption("--mini-swe-agent", metavar="CHECKOUT", help="also run mini-swe-agent's own environment tests")
     parser.addoption(
         "--without",
         action="append",
@@ -35,6 +36,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     out = [PARTS[name] for name in config.getoption("--without")]
     if not config.getoption("--full"):
         out.append("full")
+    if not config.getoption("--mini-swe-agent"):
+        out.append("needs_mini_swe_agent")
     left = [item for item in items if any(item.get_closest_marker(marker) for marker in out)]
     items[:] = [item for item in items if item not in left]
     config.hook.pytest_deselected(items=left)
