@@ -124,7 +124,7 @@ async def _draft(
         edited = await sandbox.write(
             environment.state, {f"/testbed/{path}": contents for path, contents in files.items()}
         )
-        return (await sandbox.diff(edited)).patch.decode("utf-8", "surrogateescape")
+        return (await sandbox.diff(edited, since=environment.state)).patch.decode("utf-8", "surrogateescape")
 
     try:
         patch = await here.once("patch", diff, base=environment.state.digest, files=_digest(files))

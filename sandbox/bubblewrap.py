@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runoff.sandbox import inside, prerequisites, skeleton
+from runoff.sandbox import git, inside, prerequisites, skeleton
 from runoff.sandbox.prerequisites import Finding, Mode
 from runoff.sandbox.protocol import (
     REPO,
@@ -121,6 +121,22 @@ class Bubblewrap:
         network: bool = False,
         freeze: bool = True,
     ) -> Execution:
+        return await self._execute(state, argv, limits, stdin=stdin, env=env, cwd=cwd, network=network, freeze=freeze)
+
+    async def _execute(
+        self,
+        state: State,
+        argv: Sequence[str],
+        limits: Limits,
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] = {},
+        cwd: str = REPO,
+        network: bool = False,
+        freeze: bool = True,
+        compared: Mapping[str, Any] | None = None,
+    ) -> Execution:
+        """`compared`: with the repository in directory `at` of the state `since`, see git.py."""
         async with self._slots:
             answer = await self._ask(
                 "execute",
@@ -133,6 +149,7 @@ class Bubblewrap:
                 network=network,
                 resolver=_resolver() if network else [],
                 freeze=freeze,
+                compared=compared,
             )
         said = answer.said
         return Execution(
@@ -163,15 +180,26 @@ class Bubblewrap:
     async def apply(self, state: State, patch: bytes, at: str = REPO, *, fuzzy: bool = False) -> Applied:
         if not patch.strip():
             return Applied(state=state, how="exact")  # git calls it an error to have nothing to do
-        done = await self._tool(state, inside.apply(), stdin=patch, env=inside.GIT_ENVIRONMENT, cwd=at)
-        return Applied(state=_after(done), how="exact")
+        if not fuzzy:
+            done = await self._tool(state, git.apply(), stdin=patch, env=git.ENVIRONMENT, cwd=at)
+            return Applied(state=_after(done), how="exact")
+        refused = None
+        for how, command, text in git.fuzzy(patch):
+            try:
+                done = await self._tool(state, command, stdin=text, env=git.ENVIRONMENT, cwd=at)
+                return Applied(state=_after(done), how=how)
+            except Refused as error:
+                refused = refused or error
+        assert refused  # there is a first step
+        raise refused
 
     async def diff(self, state: State, since: State | None = None, at: str = REPO) -> Diff:
-        limits = _TOOL.model_copy(update={"output": _LARGEST_DIFF})
-        done = await self._tool(state, inside.diff(), limits, env=inside.GIT_ENVIRONMENT, cwd=at, freeze=False)
+        limits, command = _TOOL.model_copy(update={"output": _LARGEST_DIFF}), git.diff(git.SINCE if since else None)
+        compared = None if since is None else {"since": list(since.layers), "at": at}
+        done = await self._tool(state, command, limits, env=git.ENVIRONMENT, cwd=at, freeze=False, compared=compared)
         if done.dropped:
             raise Refused(f"the diff is larger than {_LARGEST_DIFF} bytes")
-        return Diff(patch=done.stdout)
+        return git.read_diff(done.stdout)
 
     def named(self, name: str) -> State | None:
         with suppress(FileNotFoundError):
@@ -208,7 +236,7 @@ class Bubblewrap:
 
     async def _tool(self, state: State, argv: Sequence[str], limits: Limits = _TOOL, **how: Any) -> Execution:
         """One of the sandbox's own tools, which works or refuses."""
-        done = await self.execute(state, argv, limits, **how)
+        done = await self._execute(state, argv, limits, **how)
         if done.outcome == "finished" and done.exit_code == 0:
             return done
         words = "; ".join(done.stderr.decode("utf-8", "replace").split("\n")[:20]).strip("; ")

@@ -9,7 +9,7 @@ and the mount table inside a sandbox does not say where the store lies.
     answered   one JSON line, then `stdout` + `stderr` bytes; in any order, each with the number of what was asked
 """
 
-# ruff: noqa: PTH114
+# ruff: noqa: PTH112, PTH114
 # Paths are short strings relative to the store; an execution handles hundreds of them.
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import resource
 import socket
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ else:  # -I leaves the directory of this file off the path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _COMMANDS_OWN_FAULT = (errno.ENAMETOOLONG, errno.E2BIG, errno.ELOOP)
+_RULES = (".gitignore", ".gitattributes")
+"""A change of these says something about files that did not change."""
 _JOIN_SESSION_KEYRING = 1
 _KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219}
 
@@ -107,11 +110,13 @@ class Cell:
             raise enclosure.Problem("lost", f"the layers of state {layers[0]} are not in the store")
         with open(f"{layers[-1]}/shown") as file:
             shown = json.load(file)
-        with self._store.slot() as slot:
+        with self._store.slot() as slot, ExitStack() as beside:
             below = self._store.open(slot, layers)
             with self._store.mounted(slot, below) as root:
                 for path in [*skeleton.mount_points(shown), *request["resolver"]]:
                     _refuse_moved(root, path)
+                if compared := request.get("compared"):
+                    request, body = self._compare(request, root, tuple(compared["since"]), compared["at"], beside)
                 ran = self._enclosure.run(root, shown, request, body, stop, self._store.has_room)
             if not self._store.has_room():
                 raise OSError(errno.ENOSPC, "no space left where the states live")
@@ -120,6 +125,37 @@ class Cell:
         reply = {"outcome": ran.outcome, "exit_code": ran.exit_code, "seconds": ran.seconds, "after": after}
         dropped = ran.stdout.dropped + ran.stderr.dropped
         return reply | {"dropped": dropped}, ran.stdout.kept(), ran.stderr.kept()
+
+    def _compare(
+        self, request: dict[str, Any], root: str, since: tuple[str, ...], at: str, beside: ExitStack
+    ) -> tuple[dict[str, Any], bytes]:
+        """The repository of an earlier state is shown beside this one, and the script told what may differ. See git.py."""
+        if not self._store.holds(since):
+            raise enclosure.Problem("lost", f"the layers of state {since[0]} are not in the store")
+        before = beside.enter_context(self._store.mounted(beside.enter_context(self._store.slot()), since))
+        for tree, path in ((root, at), (before, at), (before, f"{at}/.git")):
+            if not _is_plain_directory(tree, path):
+                raise enclosure.Problem(
+                    "refused", f"not a git repository: {path} is not a directory, or not at this place"
+                )
+        told: dict[str, str] = {}
+        body = b""
+        changed = self._store.changed(request["layers"], since, at)
+        if changed and not any(path.rpartition("/")[2] in _RULES for path in (*changed.present, *changed.gone)):
+            present, gone = (b"".join(b"./" + os.fsencode(path) + b"\0" for path in paths) for paths in changed)
+            told, body = {"LISTED": f"{len(present)} {len(gone)}"}, present + gone
+        shown = {"/dev/since": f"{before}{at}/.git"}
+        return request | {"env": request["env"] | told, "beside": shown}, body
+
+
+def _is_plain_directory(root: str, path: str) -> bool:
+    """Nothing of it is a link, which would be followed on the host. Nothing runs in it at this time."""
+    at = root
+    for name in path.split("/")[1:]:
+        at += f"/{name}"
+        if os.path.islink(at) or not os.path.isdir(at) or name in ("", ".", ".."):
+            return False
+    return True
 
 
 def _refuse_moved(root: str, path: str) -> None:

@@ -145,6 +145,8 @@ class Enclosure:
             "--tmpfs",
             "/dev/shm",
         ]
+        for path, source in request.get("beside", {}).items():
+            command += ["--ro-bind", source, path]
         command += ["--remount-ro", "/dev", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
         command += [] if request["network"] else ["--unshare-net"]
         command += ["--die-with-parent", "--new-session", "--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv"]

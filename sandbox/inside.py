@@ -1,7 +1,6 @@
-"""What is run inside a sandbox to read, write, apply and diff: the sandbox's own tools, as the sandbox's own user.
+"""What is run inside a sandbox to read, write and unpack: the sandbox's own tools, as the sandbox's own user.
 
-The host never opens a path in a tree that a sandbox wrote, and git never runs in one outside. What these print is
-untrusted text.
+The host never opens a path in a tree that a sandbox wrote. What these print is untrusted text. For git see git.py.
 """
 
 from __future__ import annotations
@@ -9,32 +8,6 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Mapping
-
-GIT_ENVIRONMENT = {
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "GIT_OPTIONAL_LOCKS": "0",
-    "GIT_TERMINAL_PROMPT": "0",
-}
-"""No settings but the repository's own, and those only as far as `_GIT` does not overrule them."""
-
-_SETTINGS = {
-    "safe.directory": "*",
-    "core.hooksPath": "/dev/null",
-    "core.fsmonitor": "false",
-    "core.autocrlf": "false",
-    "core.safecrlf": "false",
-    "core.fileMode": "true",
-    "core.symlinks": "true",
-    "core.quotePath": "true",
-    "core.excludesFile": "/dev/null",
-    "core.attributesFile": "/dev/null",
-    "core.untrackedCache": "false",
-    "core.splitIndex": "false",
-    "apply.ignoreWhitespace": "no",
-    "advice.addEmbeddedRepo": "false",
-}
-_GIT = ["git", *(part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}"))]
 
 _WRITE = """
 n=$1; shift
@@ -51,17 +24,6 @@ exec cat -- "$1"
 """
 
 _UNPACK = 'mkdir -p -- "$1" && exec tar -xf - -C "$1"'
-
-# The index that is there only lends its times, so that git need not read every file; what it says is forgotten.
-_DIFF = """
-index=$("$@" rev-parse --git-path index) || exit 1
-export GIT_INDEX_FILE=/tmp/.diff-index
-[ ! -f "$index" ] || cp -p -- "$index" "$GIT_INDEX_FILE" || exit 1
-"$@" read-tree --reset HEAD && "$@" add -A . >&2 || exit 1
-exec "$@" diff --cached --binary --full-index --no-color --no-ext-diff --no-textconv --no-relative -M \
-  --submodule=short --ignore-submodules=none --src-prefix=a/ --dst-prefix=b/ --diff-algorithm=myers -U3 \
-  --inter-hunk-context=0 --no-indent-heuristic -O/dev/null HEAD --
-"""
 
 
 def write(files: Mapping[str, bytes | None]) -> tuple[list[str], bytes]:
@@ -86,14 +48,6 @@ def unpack(at: str) -> list[str]:
 
 def read(path: str, limit: int) -> list[str]:
     return _script(_READ, path, str(limit))
-
-
-def apply() -> list[str]:
-    return [*_GIT, "apply", "--whitespace=nowarn", "-"]
-
-
-def diff() -> list[str]:
-    return _script(_DIFF, *_GIT)
 
 
 def _script(text: str, *arguments: str) -> list[str]:

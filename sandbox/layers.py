@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -31,6 +31,15 @@ class Entry(NamedTuple):
     """Overlay's own attributes: this directory hides, or was moved from, one further down."""
 
 
+class Changed(NamedTuple):
+    """Paths relative to a directory; nothing in a `.git` is among them."""
+
+    present: list[str]
+    """A file or a symbolic link now."""
+    gone: list[str]
+    """Something else before, and that no longer."""
+
+
 class Overlay:
     """The rules for one attribute prefix: `trusted.overlay.` as root, `user.overlay.` with the option `userxattr`."""
 
@@ -38,40 +47,14 @@ class Overlay:
         self._prefix = prefix
         self._opaque, self._redirect = prefix + "opaque", prefix + "redirect"
 
-    def entries(self, layers: Sequence[str], under: Sequence[str] | None = None) -> Iterator[Entry]:
-        """What the layers (topmost first) say together, parents before children, names sorted.
+    def entries(self, layers: Sequence[str], under: Sequence[str] | None = None, *, start: str = "") -> Iterator[Entry]:
+        """What the layers (topmost first) say together of `start` and what is in it: parents first, names sorted.
 
         With `under`, the layers that will be under them, a whiteout of what is not there is left out: in a directory
         that no other layer has, overlayfs would list it.
         """
         stack = [*layers, *(under or ())]
-
-        @cache
-        def look(n: int, path: str) -> tuple[os.stat_result | None, str | None]:
-            """What layer n has at a path, and at which path the layers under it go on (None: they are hidden)."""
-            if not path:
-                return os.lstat(stack[n]), ""
-            parent, _, name = path.rpartition("/")
-            directory, under = look(n, parent)
-            if directory and not stat.S_ISDIR(directory.st_mode):
-                return None, None
-            onwards = None if under is None else f"{under}/{name}"
-            real = stack[n] + path
-            try:
-                status = os.lstat(real) if directory else None
-            except FileNotFoundError:
-                status = None
-            if not status:
-                return None, onwards
-            if not stat.S_ISDIR(status.st_mode):
-                return status, None
-            names = os.listxattr(real)
-            if self._redirect in names:
-                target = os.fsdecode(os.getxattr(real, self._redirect))
-                if target.startswith("/"):
-                    return status, target
-                return status, None if under is None else f"{under}/{target}"
-            return status, None if self._opaque in names else onwards
+        look = self._looking(stack)
 
         def hides(place: str | None) -> bool:
             """Whether there is anything at this place in the layers under these."""
@@ -83,9 +66,8 @@ class Overlay:
                     return not stat.S_ISCHR(status.st_mode)
             return under is None and place is not None
 
-        todo: list[tuple[str, str | None]] = [
-            ("", "")
-        ]  # a path, and the one that overlayfs would look at without marks
+        # A path, and the one that overlayfs would look at without marks.
+        todo: list[tuple[str, str | None]] = [(start, start)]
         while todo:
             path, expected = todo.pop()
             found: list[tuple[str, os.stat_result]] = []
@@ -100,6 +82,8 @@ class Overlay:
                 if status:
                     found.append((layer + place, status))
                 place = onwards
+            if not found:  # only `start` can be in none of them
+                return
             source, top = found[0]
             if not stat.S_ISDIR(top.st_mode):
                 if not stat.S_ISCHR(top.st_mode) or hides(expected):
@@ -110,6 +94,42 @@ class Overlay:
             names = {name for directory, _ in found for name in os.listdir(directory)}
             for name in sorted(names, reverse=True):
                 todo.append((f"{path}/{name}", None if place is None else f"{place}/{name}"))
+
+    def changed(self, state: Sequence[str], since: Sequence[str], at: str) -> Changed | None:
+        """The paths under the directory `at` where two stacks of layers may show something different.
+
+        Read from the layers that they do not share. A directory that one of those hides or moved counts as a whole, and
+        is gone through in both. None if they share no layer: anything may differ.
+        """
+        shared = 0
+        while shared < min(len(state), len(since)) and state[-1 - shared] == since[-1 - shared]:
+            shared += 1
+        if not shared:
+            return None
+        now, before = self._showing(state), self._showing(since)
+        touched, whole = set[str](), set[str]()
+        for stack in (state, since):
+            for entry in self.entries(stack[: len(stack) - shared], start=at):
+                touched.add(entry.path)
+                if entry.marks or (
+                    not stat.S_ISDIR(entry.status.st_mode) and (_is_dir(now(entry.path)) or _is_dir(before(entry.path)))
+                ):
+                    whole.add(entry.path)
+        for path in sorted(whole):
+            if path.rpartition("/")[0] not in whole:  # else it is gone through with the directory that it is in
+                touched.update(entry.path for stack in (state, since) for entry in self.entries(stack, start=path))
+        present, gone = list[str](), list[str]()
+        for path in sorted(touched - {at}):
+            new, old = now(path), before(path)
+            relative = path[len(at) + 1 :]
+            if ".git" in relative.split("/") or _same(new, old):
+                continue
+            tracks = new is not None and (stat.S_ISREG(new[1].st_mode) or stat.S_ISLNK(new[1].st_mode))
+            if tracks:
+                present.append(relative)
+            if old and _is_dir(old) != _is_dir(new) if tracks or _is_dir(new) else old:
+                gone.append(relative)
+        return Changed(present, gone)
 
     def content(self, layer: str, below: Sequence[str]) -> str | None:
         """A name for what a small layer says, however and whenever it was written; None if it is not small."""
@@ -163,6 +183,69 @@ class Overlay:
         names = os.listxattr(entry.source, follow_symlinks=False)
         kept = [name for name in names if not name.startswith(self._prefix) or name.startswith(escaped)]
         return {name: os.getxattr(entry.source, name, follow_symlinks=False) for name in kept} | entry.marks
+
+    def _looking(self, stack: Sequence[str]) -> Callable[[int, str], tuple[os.stat_result | None, str | None]]:
+        @cache
+        def look(n: int, path: str) -> tuple[os.stat_result | None, str | None]:
+            """What layer n has at a path, and at which path the layers under it go on (None: they are hidden)."""
+            if not path:
+                return os.lstat(stack[n]), ""
+            parent, _, name = path.rpartition("/")
+            directory, under = look(n, parent)
+            if directory and not stat.S_ISDIR(directory.st_mode):
+                return None, None
+            onwards = None if under is None else f"{under}/{name}"
+            real = stack[n] + path
+            try:
+                status = os.lstat(real) if directory else None
+            except FileNotFoundError:
+                status = None
+            if not status:
+                return None, onwards
+            if not stat.S_ISDIR(status.st_mode):
+                return status, None
+            names = os.listxattr(real)
+            if self._redirect in names:
+                target = os.fsdecode(os.getxattr(real, self._redirect))
+                if target.startswith("/"):
+                    return status, target
+                return status, None if under is None else f"{under}/{target}"
+            return status, None if self._opaque in names else onwards
+
+        return look
+
+    def _showing(self, stack: Sequence[str]) -> Callable[[str], tuple[str, os.stat_result] | None]:
+        """A function from a path to what a stack of layers shows there, and where it really is."""
+        look = self._looking(stack)
+
+        def show(path: str) -> tuple[str, os.stat_result] | None:
+            place: str | None = path
+            for n, layer in enumerate(stack):
+                if place is None:
+                    return None
+                status, onwards = look(n, place)
+                if status:
+                    return None if stat.S_ISCHR(status.st_mode) else (layer + place, status)
+                place = onwards
+            return None
+
+        return show
+
+
+def _is_dir(shown: tuple[str, os.stat_result] | None) -> bool:
+    return shown is not None and stat.S_ISDIR(shown[1].st_mode)
+
+
+def _same(one: tuple[str, os.stat_result] | None, other: tuple[str, os.stat_result] | None) -> bool:
+    """Certainly the same file, not only an equal one: a merged layer is made of links, a small one is copied."""
+    if not one or not other:
+        return one is other
+    a, b = one[1], other[1]
+    if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino):
+        return True
+    if not stat.S_ISREG(a.st_mode) or a.st_mode != b.st_mode or a.st_size != b.st_size or a.st_size > SMALL_BYTES:
+        return False
+    return a.st_mtime_ns == b.st_mtime_ns and _read(one[0]) == _read(other[0])
 
 
 def _read(path: str) -> bytes:

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runoff.sandbox.layers import Overlay
+    from runoff.sandbox.layers import Changed, Overlay
 else:
     sys.path.append(str(Path(__file__).parent))
-    from layers import Overlay
+    from layers import Changed, Overlay
 
 MAX_LAYERS = 3
 """Above the base; one more, and they are merged."""
@@ -92,6 +92,10 @@ class LayerStore:
                 self._overlay.merge(stack[:-1], f"{merged}/u", stack[-1:], link=True)
                 return self._name(merged, below[-1:])
         return self._name(slot, below)
+
+    def changed(self, layers: Sequence[str], since: Sequence[str], at: str) -> Changed | None:
+        """What may differ between two states in a directory; None if anything may."""
+        return self._overlay.changed([f"{name}/u" for name in layers], [f"{name}/u" for name in since], at)
 
     def publish(self, slot: str, name: str, below: Sequence[str]) -> None:
         with open(f"{slot}/below", "w") as file:

@@ -1,0 +1,382 @@
+"""Git inside a sandbox: the scripts that take a diff and apply a patch there, and what they print, read back.
+
+Git never runs outside in a tree that a sandbox wrote. What these scripts need is `sh`, git ≥ 2.25, and the `find`,
+`grep`, `head`, `sed`, `sort`, `uniq` and `xargs` of GNU or busybox; `patch` for the last step of a foreign patch, if it
+is there.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from fnmatch import fnmatch
+
+from runoff.sandbox.protocol import Diff
+
+ENVIRONMENT = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+}
+"""No settings but the repository's own, and those only as far as `_SETTINGS` does not overrule them."""
+
+SINCE = "/dev/since"
+"""Where the repository (`.git`) of the earlier state is shown, read-only. Nothing a state holds can be there."""
+
+SCRATCH = "/dev/shm"
+"""An empty directory outside of the state."""
+
+LISTED = "LISTED"
+"""Set in the script's environment to `PRESENT GONE`, two numbers of bytes, if standard input says what may differ."""
+
+EXCLUDED = """
+__pycache__/
+*.py[cod]
+*$py.class
+.pytest_cache/
+.mypy_cache/
+.ruff_cache/
+.hypothesis/
+.tox/
+.nox/
+.cache/
+.coverage
+.coverage.*
+htmlcov/
+.ipynb_checkpoints/
+.nyc_output/
+.eslintcache
+*.tsbuildinfo
+.gradle/
+.eggs/
+*.egg-info/
+/build/lib/
+/build/lib.*/
+/build/temp.*/
+/build/bdist.*/
+/build/scripts-*/
+/dist/*.whl
+/dist/*.tar.gz
+_build/
+CMakeFiles/
+CMakeCache.txt
+cmake_install.cmake
+target/debug/
+target/release/
+target/classes/
+target/test-classes/
+node_modules/
+bower_components/
+.venv/
+/venv/
+nohup.out
+npm-debug.log*
+yarn-error.log*
+.git/
+.hg/
+.svn/
+.bzr/
+.jj/
+CVS/
+.idea/
+.vscode/
+*~
+.*.sw[a-p]
+.#*
+*.orig
+*.rej
+*.bak
+.DS_Store
+Thumbs.db
+""".strip()
+"""New files that are kept out of patches, beside binaries, as `.gitignore` would say it; the repository's own rules
+overrule these. A name that a source directory may bear (`build`, `dist`, `target`) is not excluded, only what build tools put
+in it; a name says nothing of core dumps and compiled files, they are binaries."""
+
+_SETTINGS = {
+    "safe.directory": "*",
+    "core.hooksPath": "/dev/null",
+    "core.fsmonitor": "false",
+    "core.autocrlf": "false",
+    "core.eol": "lf",
+    "core.safecrlf": "false",
+    "core.fileMode": "true",
+    "core.symlinks": "true",
+    "core.ignoreCase": "false",
+    "core.precomposeUnicode": "false",
+    "core.quotePath": "true",
+    "core.attributesFile": "/dev/null",
+    "core.untrackedCache": "false",
+    "core.splitIndex": "false",
+    "core.sparseCheckout": "false",
+    "core.bigFileThreshold": "512m",
+    "core.compression": "1",
+    "index.sparse": "false",
+    "apply.ignoreWhitespace": "no",
+    "apply.whitespace": "nowarn",
+    "diff.renameLimit": "1000",
+}
+_GIT = "git " + " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in _SETTINGS.items())
+
+_FEW = 32 << 10
+"""Bytes of paths up to which only they are read from the commit, and not its whole tree."""
+
+# Two temporary indexes: `index` becomes what the work tree is, `before` stays what the commit is, until the patch is
+# tried on it. Both hold only the paths that may differ, if these are known and few. Attributes decide how a file is
+# stored: those of the commit, so that a change of them changes no file. How the patch is printed they have no say in:
+# it is made where none are.
+_DIFF = r"""
+scratch=$1 dir=$2 few=$3
+git() { command _GIT_ -c core.excludesFile="$scratch/excluded" "$@"; }
+apart() { cat -- "$@" | LC_ALL=C sort -z | LC_ALL=C uniq -zu; }
+die() { printf '%s\n' "$*" >&2; exit 1; }
+printf '%s\n' "$4" > "$scratch/excluded" || exit 1
+if [ -z "$dir" ]; then
+  dir=$(git rev-parse --absolute-git-dir) && objects=$(cd -- "$(git rev-parse --git-path objects)" && pwd -P) || exit 1
+  [ -z "$(git rev-parse --show-cdup)" ] || die "not the top directory of a git repository: $PWD"
+fi
+export GIT_DIR="$dir" GIT_WORK_TREE=.
+export GIT_OBJECT_DIRECTORY="$scratch" GIT_ALTERNATE_OBJECT_DIRECTORIES="${objects:-$dir/objects}"
+export GIT_INDEX_FILE="$scratch/index"
+
+# A submodule is what the commit says it is: its files are not looked at.
+empty_submodules() {
+  git ls-files -s -z | sed -zn 's/^160000 [^	]*	/.\//p' > "$scratch/links"
+  xargs -0 sh -c 'for path; do
+    if [ -d "$path" ] && [ ! -L "$path" ]; then rm -rf "$path" && mkdir "$path" && printf "%s\0" "$path"; fi
+  done' sh < "$scratch/links" > "$scratch/modules"
+}
+tracked() { git ls-files -z | sed -z 's|^|./|' > "$scratch/tracked"; }
+try_to_add() { git update-index --add -z --stdin < "$1" 2> "$scratch/words"; }
+add() {
+  try_to_add "$1" && return
+  empty_submodules
+  find . -type d ! -perm -0500 -exec chmod u+rwx {} \;
+  xargs -0 sh -c 'for path; do
+    [ -L "$path" ] || { [ -f "$path" ] && chmod u+r "$path"; } || continue
+    printf "%s\0" "$path"
+  done' sh < "$1" > "$scratch/kept"
+  tracked
+  apart "$scratch/kept" "$scratch/tracked" "$scratch/tracked" |
+    xargs -0 sh -c 'for path; do find "$path" -prune -type f -size +65536k -print0; done' sh > "$scratch/large"
+  apart "$scratch/kept" "$scratch/large" > "$1"
+  try_to_add "$1" && return
+  sed 's/No space left on device/the change is too large/' "$scratch/words" >&2
+  exit 1
+}
+
+if [ "${LISTED-}" ]; then
+  head -c "${LISTED% *}" > "$scratch/present" || exit 1
+  if [ "${LISTED#* }" = 0 ]; then : > "$scratch/gone"; else cat > "$scratch/gone" || exit 1; fi
+  [ -s "$scratch/present" ] || [ -s "$scratch/gone" ] || { echo 0 0 0; exit; }
+fi
+if [ "${LISTED-}" ] && [ $((${LISTED% *} + ${LISTED#* })) -le "$few" ]; then
+  cat "$scratch/present" "$scratch/gone" | xargs -0 git ls-tree -r -z --full-tree HEAD -- > "$scratch/base" || exit 1
+  git update-index -z --index-info < "$scratch/base" || exit 1
+else
+  git read-tree HEAD || exit 1
+fi
+before=$(git write-tree --missing-ok) || exit 1
+[ ! -e "$scratch/index" ] || cp "$scratch/index" "$scratch/before" || exit 1
+if [ -z "${LISTED-}" ]; then
+  empty_submodules
+  find . -type d ! -perm -0500 ! -exec chmod u+rwx {} \; -o -name .git -prune -o \( -type f -o -type l \) -print0 > "$scratch/present"
+  tracked
+  apart "$scratch/tracked" "$scratch/present" "$scratch/present" "$scratch/modules" "$scratch/modules" > "$scratch/gone"
+  grep -zE '/\.gitattributes$' "$scratch/present" > "$scratch/attributes"
+  grep -zE '/\.gitattributes$' "$scratch/tracked" > "$scratch/attributes-before"
+fi
+
+: > "$scratch/ignored"; : > "$scratch/large"; : > "$scratch/binary"
+if [ -s "$scratch/present" ]; then
+  git check-ignore -z -v --stdin < "$scratch/present" > "$scratch/ignored"; [ $? -le 1 ] || exit 1
+fi
+if [ -s "$scratch/ignored" ]; then
+  git check-ignore -z --stdin < "$scratch/present" > "$scratch/kept"; [ $? -le 1 ] || exit 1
+  apart "$scratch/present" "$scratch/kept" > "$scratch/rest" && mv "$scratch/rest" "$scratch/present" || exit 1
+fi
+if [ -s "$scratch/gone" ]; then git update-index --force-remove -z --stdin < "$scratch/gone" || exit 1; fi
+if [ -s "${scratch}/attributes" ] || [ -s "$scratch/attributes-before" ]; then
+  grep -zE '/\.gitattributes$' "$scratch/present" > "$scratch/attributes-kept"
+  add "$scratch/attributes-kept"
+  xargs -0 rm -f -- < "$scratch/attributes"
+  GIT_INDEX_FILE="$scratch/before" git checkout-index -q -z --stdin < "$scratch/attributes-before" 2> /dev/null
+  grep -zvE '/\.gitattributes$' "$scratch/present" > "$scratch/rest"; mv "$scratch/rest" "$scratch/present"
+fi
+[ ! -s "$scratch/present" ] || add "$scratch/present"
+
+show() { (cd "$scratch" && GIT_INDEX_FILE=none git diff-tree -r --no-ext-diff --no-textconv "$@" "$before" "$after"); }
+patch() {
+  after=$(git write-tree --missing-ok) || exit 1
+  show -p --binary --full-index --no-color --no-relative --submodule=short --ignore-submodules=none --src-prefix=a/ \
+    --dst-prefix=b/ --diff-algorithm=myers -U3 --inter-hunk-context=0 --no-indent-heuristic -O/dev/null "$1" \
+    > "$scratch/patch" || die "the change is too large"
+}
+gives() {
+  [ "$before" = "$after" ] || GIT_INDEX_FILE="$scratch/before" git apply --cached "$scratch/patch" &&
+    [ "$(GIT_INDEX_FILE="$scratch/before" git write-tree --missing-ok)" = "$after" ]
+}
+patch -M
+if grep -q -a '^GIT binary patch' "$scratch/patch"; then
+  show -M --numstat -z --diff-filter=A | sed -zn 's/^-	-	//p' > "$scratch/binary"
+  if [ -s "$scratch/binary" ]; then
+    git update-index --force-remove -z --stdin < "$scratch/binary" || exit 1
+    patch -M
+  fi
+fi
+if [ "$before" != "$after" ] && ! gives 2> /dev/null; then
+  patch --no-renames
+  GIT_INDEX_FILE="$scratch/before" git read-tree "$before" && gives ||
+    die "a patch cannot say what changed: applied to the commit it does not give these files"
+fi
+for part in ignored large binary; do [ ! -s "$scratch/$part" ] && echo 0 || wc -c < "$scratch/$part"; done | tr '\n' ' '
+echo
+cat "$scratch/ignored" "$scratch/large" "$scratch/binary" "$scratch/patch"
+""".replace("_GIT_", _GIT)
+
+_MOST_LEFT_OUT = 200
+
+# The name of a step, and how git or patch is asked for it. Each takes more than the one before.
+_STEPS = {
+    "exact": ["git"],
+    "cleaned": ["git"],
+    "recount": ["git", "--recount"],
+    "whitespace": ["git", "--recount", "--ignore-whitespace"],
+    "context": ["git", "--recount", "--ignore-whitespace", "-C1"],
+    "fuzz": ["patch", "--fuzz=5"],
+}
+
+# `patch` knows nothing of repositories: what git refuses by itself is refused before it is asked.
+_APPLY = r"""
+tool=$1 strip=$2 scratch=$3; shift 3
+cat > "$scratch/patch" || exit 1
+if [ "$tool" = git ]; then
+  command _GIT_ apply "-p$strip" "$@" "$scratch/patch" || exit 1
+  command _GIT_ apply "-p$strip" "$@" --reverse --check "$scratch/patch" || { echo "its reverse does not apply" >&2; exit 1; }
+  exit
+fi
+command -v patch > /dev/null || { echo "there is no program named patch" >&2; exit 1; }
+if grep -qaiE '^(---|\+\+\+|\*\*\*|diff|rename|copy|index:).*[/ "]\.git([/"[:space:]]|$)' "$scratch/patch" ||
+  grep -qaE '^(GIT binary patch|(new|old|deleted)( file)? mode 1[26]0000)' "$scratch/patch"; then
+  echo "only git may apply this" >&2; exit 1
+fi
+how="--unified --batch --no-backup-if-mismatch --reject-file=- -p$strip"
+patch $how "$@" --forward --dry-run < "$scratch/patch" >&2 && patch $how "$@" --forward < "$scratch/patch" >&2 || exit 1
+patch $how "$@" --reverse --force --dry-run < "$scratch/patch" > /dev/null || { echo "its reverse does not apply" >&2; exit 1; }
+""".replace("_GIT_", _GIT)
+
+
+def diff(git_dir: str | None, scratch: str = SCRATCH) -> list[str]:
+    """The command that prints what `read_diff` reads, run at the top of the work tree. What it does to it is not to be kept.
+
+    `git_dir` is the repository against whose HEAD is compared, of which nothing is written; None: the work tree's own,
+    which must be a directory that can be read. `scratch` is an empty directory outside of the work tree.
+
+    With `LISTED` in its environment, only the paths on standard input are looked at: first those that are files or
+    symbolic links now, then those that were something else before and are not any more, each as `./path` with a
+    NUL behind it. Without, everything is.
+    """
+    return ["/bin/sh", "-c", _DIFF, "sh", scratch, git_dir or "", str(_FEW), EXCLUDED]
+
+
+def read_diff(printed: bytes) -> Diff:
+    first, _, rest = printed.partition(b"\n")
+    parts = list[bytes]()
+    for size in map(int, first.split()):
+        parts.append(rest[:size])
+        rest = rest[size:]
+    left_out = set[str]()
+    fields = iter(parts[0].split(b"\0")[:-1])
+    for source, _, pattern, path in zip(fields, fields, fields, fields, strict=True):
+        if source.endswith(b"/excluded") and not pattern.startswith(b"!"):
+            left_out.add(_excluded(_text(path), _text(pattern)))
+    for part in parts[1:]:
+        left_out.update(_text(path) for path in part.split(b"\0")[:-1])
+    most = sorted(left_out)[:_MOST_LEFT_OUT]
+    return Diff(patch=rest, left_out=tuple(most))
+
+
+def apply() -> list[str]:
+    """The command that applies the patch on standard input, to the letter."""
+    return ["/bin/sh", "-c", f"exec {_GIT} apply -", "sh"]
+
+
+def fuzzy(patch: bytes, scratch: str = SCRATCH) -> Iterator[tuple[str, list[str], bytes]]:
+    """Ever more forgiving ways to apply a patch: a name, a command, and its standard input.
+
+    Each is to be tried on the pristine state; the state of one that failed is not to be used. Each also tries whether the
+    patch could be taken back. `git apply --3way` is not among them: what it merges cannot be, and nobody then knows whether
+    every hunk is in.
+    """
+    clean = cleaned(patch)
+    strip = "1" if _prefixed(clean) else "0"
+    for name, (tool, *options) in _STEPS.items():
+        if name == "exact" and strip == "0":
+            continue  # it would make new files where they do not belong
+        if name == "cleaned" and (clean, strip) == (patch, "1"):
+            continue
+        how = ["/bin/sh", "-c", _APPLY, "sh", tool, "1" if name == "exact" else strip, scratch, *options]
+        yield name, how, patch if name == "exact" else clean
+
+
+def cleaned(patch: bytes) -> bytes:
+    """A patch as git wants it: its own line ends, the last one too, and nothing between and behind the hunks."""
+    lines = patch.split(b"\n")
+    if any(_HEAD.match(line) and line.endswith(b"\r") for line in lines):
+        lines = [line.removesuffix(b"\r") for line in lines]
+    kept, binary, old, new, hunk = list[bytes](), False, 0, 0, False
+    for n, line in enumerate(lines):
+        starts = line.startswith(b"--- ") and lines[n + 1 : n + 2] and lines[n + 1].startswith(b"+++ ")
+        inside = hunk and (old > 0 or new > 0)
+        if line.startswith(b"diff --git ") or (starts and not inside):
+            binary = hunk = False
+        elif match := _HUNK.match(line):
+            binary, hunk = False, True
+            old, new = (1 if size is None else int(size) for size in match.groups())
+        elif line.startswith((b"GIT binary patch", b"Binary files ")):
+            binary, hunk = True, False
+        elif hunk:
+            hunk = line[:1] in b" +-\\" and (inside or bool(line.strip()))
+            old -= line[:1] in b" -"
+            new -= line[:1] in b" +"
+        if hunk or binary or _HEAD.match(line):
+            kept.append(line)
+    return b"\n".join(kept).rstrip(b"\n") + (b"\n\n" if binary else b"\n")
+
+
+_HEAD = re.compile(
+    rb"(diff --git |index [0-9a-f]+\.\.|--- |\+\+\+ |@@ -|(new|old|deleted) (file )?mode |(rename|copy) (from|to) "
+    rb"|(dis)?similarity index |Binary files )"
+)
+_HUNK = re.compile(rb"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
+
+
+def _prefixed(patch: bytes) -> bool:
+    """Whether the paths of a patch have a component before them, as in `a/` and `b/`."""
+    pairs = re.findall(rb"^--- \"?([^\t\n]+).*\n\+\+\+ \"?([^\t\n]+)", patch, re.MULTILINE)
+    for old, new in pairs:
+        paths = [path for path in (old, new) if path != b"/dev/null"]
+        if all(path.startswith((b"a/", b"b/")) for path in paths):
+            continue
+        if len(paths) < 2 or old == new:
+            return False
+    return True
+
+
+def _excluded(path: str, pattern: str) -> str:
+    """What an excluded file is named as: the directory that a pattern means, not each file in it."""
+    parts, depth = path.split("/"), pattern.strip("/").count("/") + 1
+    if pattern.endswith("/"):
+        for n in range(1 if pattern.startswith("/") else len(parts)):
+            found = "/".join(parts[:depth]) if pattern.startswith("/") else "/".join(parts[n : n + depth])
+            if fnmatch(found, pattern.strip("/")):
+                return "/".join(parts[: n + depth]) + "/"
+    return path
+
+
+def _text(path: bytes) -> str:
+    return path.removeprefix(b"./").decode("utf-8", "surrogateescape")
