@@ -109,6 +109,7 @@ _SETTINGS = {
     "core.ignoreCase": "false",
     "core.precomposeUnicode": "false",
     "core.quotePath": "true",
+    "core.excludesFile": "/dev/null",
     "core.attributesFile": "/dev/null",
     "core.untrackedCache": "false",
     "core.splitIndex": "false",
@@ -125,19 +126,17 @@ _GIT = "git " + " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value 
 _FEW = 32 << 10
 """Bytes of paths up to which only they are read from the commit, and not its whole tree."""
 
-# Two temporary indexes: `index` becomes what the work tree is, `before` stays what the commit is, until the patch is
-# tried on it. Both hold only the paths that may differ, if these are known and few. Attributes decide how a file is
-# stored: those of the commit, so that a change of them changes no file. How the patch is printed they have no say in:
-# it is made where none are.
+# Two temporary indexes: `index` becomes what the work tree is, `before` is what the commit is, and what the patch is tried
+# on. If the paths that may differ are known and few, both hold these alone. Attributes decide how a file is stored: those
+# of the commit, so that a change of them changes no file. How the patch is printed they have no say in: it is made where
+# there are none. Process starts are most of what this costs; so common cases do without some.
 _DIFF = r"""
-scratch=$1 dir=$2 few=$3
-git() { command _GIT_ -c core.excludesFile="$scratch/excluded" "$@"; }
+scratch=$1 dir=$2
 apart() { cat -- "$@" | LC_ALL=C sort -z | LC_ALL=C uniq -zu; }
 die() { printf '%s\n' "$*" >&2; exit 1; }
-printf '%s\n' "$4" > "$scratch/excluded" || exit 1
 if [ -z "$dir" ]; then
-  dir=$(git rev-parse --absolute-git-dir) && objects=$(cd -- "$(git rev-parse --git-path objects)" && pwd -P) || exit 1
-  [ -z "$(git rev-parse --show-cdup)" ] || die "not the top directory of a git repository: $PWD"
+  dir=$(_GIT_ rev-parse --absolute-git-dir) && objects=$(cd -- "$(_GIT_ rev-parse --git-path objects)" && pwd -P) || exit 1
+  [ -z "$(_GIT_ rev-parse --show-cdup)" ] || die "not the top directory of a git repository: $PWD"
 fi
 export GIT_DIR="$dir" GIT_WORK_TREE=.
 export GIT_OBJECT_DIRECTORY="$scratch" GIT_ALTERNATE_OBJECT_DIRECTORIES="${objects:-$dir/objects}"
@@ -145,13 +144,13 @@ export GIT_INDEX_FILE="$scratch/index"
 
 # A submodule is what the commit says it is: its files are not looked at.
 empty_submodules() {
-  git ls-files -s -z | sed -zn 's/^160000 [^	]*	/.\//p' > "$scratch/links"
+  _GIT_ ls-files -s -z | sed -zn 's/^160000 [^	]*	/.\//p' > "$scratch/links"
   xargs -0 sh -c 'for path; do
     if [ -d "$path" ] && [ ! -L "$path" ]; then rm -rf "$path" && mkdir "$path" && printf "%s\0" "$path"; fi
   done' sh < "$scratch/links" > "$scratch/modules"
 }
-tracked() { git ls-files -z | sed -z 's|^|./|' > "$scratch/tracked"; }
-try_to_add() { git update-index --add -z --stdin < "$1" 2> "$scratch/words"; }
+tracked() { _GIT_ ls-files -z | sed -z 's|^|./|' > "$scratch/tracked"; }
+try_to_add() { _GIT_ update-index --add -z --stdin < "$1" 2> "$scratch/words"; }
 add() {
   try_to_add "$1" && return
   empty_submodules
@@ -168,75 +167,105 @@ add() {
   sed 's/No space left on device/the change is too large/' "$scratch/words" >&2
   exit 1
 }
+start_before() {
+  if [ "$few" ]; then
+    GIT_INDEX_FILE="$scratch/before" _GIT_ update-index -z --index-info < "$scratch/base" || exit 1
+  else
+    GIT_INDEX_FILE="$scratch/before" _GIT_ read-tree HEAD || exit 1
+  fi
+}
+show() {
+  set -- "$@" --no-ext-diff --no-textconv -p --binary --full-index --no-color --no-relative --submodule=short \
+    --ignore-submodules=none --src-prefix=a/ --dst-prefix=b/ --diff-algorithm=myers -U3 --inter-hunk-context=0 \
+    --no-indent-heuristic -O/dev/null
+  if [ "$few" ]; then
+    GIT_LITERAL_PATHSPECS=1 xargs -0 _GIT_ -C "$scratch" diff-index --cached "$@" HEAD -- < "$scratch/paths"
+  else
+    after=$(_GIT_ write-tree --missing-ok) && GIT_INDEX_FILE=none _GIT_ -C "$scratch" diff-tree -r "$@" HEAD "$after"
+  fi > "$scratch/patch" || die "the change is too large"
+}
+gives() {
+  GIT_INDEX_FILE="$scratch/before" _GIT_ apply --cached "$scratch/patch" &&
+    [ "$(GIT_INDEX_FILE="$scratch/before" _GIT_ write-tree --missing-ok)" = "$(_GIT_ write-tree --missing-ok)" ]
+}
 
+few= new=
 if [ "${LISTED-}" ]; then
-  head -c "${LISTED% *}" > "$scratch/present" || exit 1
-  if [ "${LISTED#* }" = 0 ]; then : > "$scratch/gone"; else cat > "$scratch/gone" || exit 1; fi
-  [ -s "$scratch/present" ] || [ -s "$scratch/gone" ] || { echo 0 0 0; exit; }
+  if [ "${LISTED#* }" = 0 ]; then
+    cat > "$scratch/paths"; cp "$scratch/paths" "$scratch/present"
+  else
+    head -c "${LISTED% *}" > "$scratch/present" && cat > "$scratch/gone"
+    cat "$scratch/present" "$scratch/gone" > "$scratch/paths"
+  fi || exit 1
+  [ -s "$scratch/paths" ] || { echo 0 0 0; exit; }
+  [ $((${LISTED% *} + ${LISTED#* })) -gt _FEW_ ] || few=yes
 fi
-if [ "${LISTED-}" ] && [ $((${LISTED% *} + ${LISTED#* })) -le "$few" ]; then
-  cat "$scratch/present" "$scratch/gone" | xargs -0 git ls-tree -r -z --full-tree HEAD -- > "$scratch/base" || exit 1
-  git update-index -z --index-info < "$scratch/base" || exit 1
-else
-  git read-tree HEAD || exit 1
+if [ "$few" ]; then
+  GIT_LITERAL_PATHSPECS=1 xargs -0 _GIT_ ls-tree -r -z --full-tree HEAD -- < "$scratch/paths" > "$scratch/base" || exit 1
 fi
-before=$(git write-tree --missing-ok) || exit 1
-[ ! -e "$scratch/index" ] || cp "$scratch/index" "$scratch/before" || exit 1
+start_before
+[ ! -e "$scratch/before" ] || cp "$scratch/before" "$scratch/index" || exit 1
 if [ -z "${LISTED-}" ]; then
+  # The index that is there lends its times, so that not every file need be read; what it says is forgotten.
+  cp -p "$dir/index" "$scratch/lent" 2> /dev/null && GIT_INDEX_FILE="$scratch/lent" _GIT_ read-tree --reset HEAD \
+    2> /dev/null && ! GIT_INDEX_FILE="$scratch/lent" _GIT_ ls-files -v | grep -qa '^[a-zS]' &&
+    mv "$scratch/lent" "$scratch/index"
   empty_submodules
-  find . -type d ! -perm -0500 ! -exec chmod u+rwx {} \; -o -name .git -prune -o \( -type f -o -type l \) -print0 > "$scratch/present"
+  find . -type d ! -perm -0500 ! -exec chmod u+rwx {} \; -o -name .git -prune -o \( -type f -o -type l \) -print0 \
+    > "$scratch/present"
   tracked
   apart "$scratch/tracked" "$scratch/present" "$scratch/present" "$scratch/modules" "$scratch/modules" > "$scratch/gone"
   grep -zE '/\.gitattributes$' "$scratch/present" > "$scratch/attributes"
   grep -zE '/\.gitattributes$' "$scratch/tracked" > "$scratch/attributes-before"
 fi
+if [ -s "$scratch/gone" ]; then _GIT_ update-index --force-remove -z --stdin < "$scratch/gone" || exit 1; fi
 
-: > "$scratch/ignored"; : > "$scratch/large"; : > "$scratch/binary"
-if [ -s "$scratch/present" ]; then
-  git check-ignore -z -v --stdin < "$scratch/present" > "$scratch/ignored"; [ $? -le 1 ] || exit 1
+# Without new files there is nothing to exclude: `update-index` takes them only if it is told to.
+if [ -s "$scratch/present" ] && {
+  [ -s "$scratch/attributes" ] || [ -s "$scratch/attributes-before" ] ||
+    ! _GIT_ update-index -z --stdin < "$scratch/present" 2> /dev/null
+}; then
+  new=yes
+  printf '%s\n' "$3" > "$scratch/excluded" || exit 1
+  _GIT_ -c core.excludesFile="$scratch/excluded" check-ignore -z -v --stdin < "$scratch/present" > "$scratch/ignored"; [ $? -le 1 ] || exit 1
+  if [ -s "$scratch/ignored" ]; then
+    _GIT_ -c core.excludesFile="$scratch/excluded" check-ignore -z --stdin < "$scratch/present" > "$scratch/kept"; [ $? -le 1 ] || exit 1
+    apart "$scratch/present" "$scratch/kept" > "$scratch/rest" && mv "$scratch/rest" "$scratch/present" || exit 1
+  fi
+  if [ -s "$scratch/attributes" ] || [ -s "$scratch/attributes-before" ]; then
+    grep -zE '/\.gitattributes$' "$scratch/present" > "$scratch/attributes-kept"
+    add "$scratch/attributes-kept"
+    xargs -0 rm -f -- < "$scratch/attributes"
+    GIT_INDEX_FILE="$scratch/before" _GIT_ checkout-index -q -z --stdin < "$scratch/attributes-before" 2> /dev/null
+    grep -zvE '/\.gitattributes$' "$scratch/present" > "$scratch/rest"
+    mv "$scratch/rest" "$scratch/present"
+  fi
+  add "$scratch/present"
 fi
-if [ -s "$scratch/ignored" ]; then
-  git check-ignore -z --stdin < "$scratch/present" > "$scratch/kept"; [ $? -le 1 ] || exit 1
-  apart "$scratch/present" "$scratch/kept" > "$scratch/rest" && mv "$scratch/rest" "$scratch/present" || exit 1
-fi
-if [ -s "$scratch/gone" ]; then git update-index --force-remove -z --stdin < "$scratch/gone" || exit 1; fi
-if [ -s "${scratch}/attributes" ] || [ -s "$scratch/attributes-before" ]; then
-  grep -zE '/\.gitattributes$' "$scratch/present" > "$scratch/attributes-kept"
-  add "$scratch/attributes-kept"
-  xargs -0 rm -f -- < "$scratch/attributes"
-  GIT_INDEX_FILE="$scratch/before" git checkout-index -q -z --stdin < "$scratch/attributes-before" 2> /dev/null
-  grep -zvE '/\.gitattributes$' "$scratch/present" > "$scratch/rest"; mv "$scratch/rest" "$scratch/present"
-fi
-[ ! -s "$scratch/present" ] || add "$scratch/present"
 
-show() { (cd "$scratch" && GIT_INDEX_FILE=none git diff-tree -r --no-ext-diff --no-textconv "$@" "$before" "$after"); }
-patch() {
-  after=$(git write-tree --missing-ok) || exit 1
-  show -p --binary --full-index --no-color --no-relative --submodule=short --ignore-submodules=none --src-prefix=a/ \
-    --dst-prefix=b/ --diff-algorithm=myers -U3 --inter-hunk-context=0 --no-indent-heuristic -O/dev/null "$1" \
-    > "$scratch/patch" || die "the change is too large"
-}
-gives() {
-  [ "$before" = "$after" ] || GIT_INDEX_FILE="$scratch/before" git apply --cached "$scratch/patch" &&
-    [ "$(GIT_INDEX_FILE="$scratch/before" git write-tree --missing-ok)" = "$after" ]
-}
-patch -M
-if grep -q -a '^GIT binary patch' "$scratch/patch"; then
-  show -M --numstat -z --diff-filter=A | sed -zn 's/^-	-	//p' > "$scratch/binary"
+show -M
+if [ "$new" ] && grep -q -a '^GIT binary patch' "$scratch/patch"; then
+  after=$(_GIT_ write-tree --missing-ok) && base=$(GIT_INDEX_FILE="$scratch/before" _GIT_ write-tree --missing-ok) || exit 1
+  GIT_INDEX_FILE=none _GIT_ -C "$scratch" diff-tree -r -M --numstat -z --diff-filter=A "$base" "$after" |
+    sed -zn 's/^-	-	//p' > "$scratch/binary"
   if [ -s "$scratch/binary" ]; then
-    git update-index --force-remove -z --stdin < "$scratch/binary" || exit 1
-    patch -M
+    _GIT_ update-index --force-remove -z --stdin < "$scratch/binary" || exit 1
+    show -M
   fi
 fi
-if [ "$before" != "$after" ] && ! gives 2> /dev/null; then
-  patch --no-renames
-  GIT_INDEX_FILE="$scratch/before" git read-tree "$before" && gives ||
-    die "a patch cannot say what changed: applied to the commit it does not give these files"
+if [ -s "$scratch/patch" ] && ! gives 2> /dev/null; then
+  rm "$scratch/before"
+  start_before
+  show --no-renames
+  gives || die "a patch cannot say what changed: applied to the commit it does not give these files"
 fi
-for part in ignored large binary; do [ ! -s "$scratch/$part" ] && echo 0 || wc -c < "$scratch/$part"; done | tr '\n' ' '
+[ "$new" ] || { echo 0 0 0; exec cat "$scratch/patch"; }
+for part in ignored large binary; do
+  if [ -s "$scratch/$part" ]; then wc -c < "$scratch/$part"; else echo 0; : > "$scratch/$part"; fi
+done | tr '\n' ' '
 echo
 cat "$scratch/ignored" "$scratch/large" "$scratch/binary" "$scratch/patch"
-""".replace("_GIT_", _GIT)
+""".replace("_GIT_", _GIT).replace("_FEW_", str(_FEW))
 
 _MOST_LEFT_OUT = 200
 
@@ -280,7 +309,7 @@ def diff(git_dir: str | None, scratch: str = SCRATCH) -> list[str]:
     symbolic links now, then those that were something else before and are not any more, each as `./path` with a
     NUL behind it. Without, everything is.
     """
-    return ["/bin/sh", "-c", _DIFF, "sh", scratch, git_dir or "", str(_FEW), EXCLUDED]
+    return ["/bin/sh", "-c", _DIFF, "sh", scratch, git_dir or "", EXCLUDED]
 
 
 def read_diff(printed: bytes) -> Diff:
