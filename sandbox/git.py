@@ -144,21 +144,23 @@ export GIT_INDEX_FILE="$scratch/index"
 
 # A submodule is what the commit says it is: its files are not looked at.
 empty_submodules() {
-  _GIT_ ls-files -s -z | sed -zn 's/^160000 [^	]*	/.\//p' > "$scratch/links"
+  _GIT_ ls-tree -r -z --full-tree HEAD | sed -zn 's/^160000 [^	]*	/.\//p' > "$scratch/links"
   xargs -0 sh -c 'for path; do
     if [ -d "$path" ] && [ ! -L "$path" ]; then rm -rf "$path" && mkdir "$path" && printf "%s\0" "$path"; fi
   done' sh < "$scratch/links" > "$scratch/modules"
+}
+still_there() {
+  xargs -0 sh -c 'for path; do
+    [ -L "$path" ] || { [ -f "$path" ] && { [ -r "$path" ] || chmod u+r "$path"; }; } || continue
+    printf "%s\0" "$path"
+  done' sh < "$1" > "$scratch/kept"
 }
 tracked() { _GIT_ ls-files -z | sed -z 's|^|./|' > "$scratch/tracked"; }
 try_to_add() { _GIT_ update-index --add -z --stdin < "$1" 2> "$scratch/words"; }
 add() {
   try_to_add "$1" && return
-  empty_submodules
   find . -type d ! -perm -0500 -exec chmod u+rwx {} \;
-  xargs -0 sh -c 'for path; do
-    [ -L "$path" ] || { [ -f "$path" ] && chmod u+r "$path"; } || continue
-    printf "%s\0" "$path"
-  done' sh < "$1" > "$scratch/kept"
+  still_there "$1"
   tracked
   apart "$scratch/kept" "$scratch/tracked" "$scratch/tracked" |
     xargs -0 sh -c 'for path; do find "$path" -prune -type f -size +65536k -print0; done' sh > "$scratch/large"
@@ -226,6 +228,13 @@ if [ -s "$scratch/present" ] && {
     ! _GIT_ update-index -z --stdin < "$scratch/present" 2> /dev/null
 }; then
   new=yes
+  if [ "${LISTED-}" ]; then
+    empty_submodules
+    if [ -s "$scratch/links" ]; then
+      find . -type d ! -perm -0500 -exec chmod u+rwx {} \;
+      still_there "$scratch/present" && mv "$scratch/kept" "$scratch/present" || exit 1
+    fi
+  fi
   printf '%s\n' "$3" > "$scratch/excluded" || exit 1
   _GIT_ -c core.excludesFile="$scratch/excluded" check-ignore -z -v --stdin < "$scratch/present" > "$scratch/ignored"; [ $? -le 1 ] || exit 1
   if [ -s "$scratch/ignored" ]; then
@@ -233,14 +242,23 @@ if [ -s "$scratch/present" ] && {
     apart "$scratch/present" "$scratch/kept" > "$scratch/rest" && mv "$scratch/rest" "$scratch/present" || exit 1
   fi
   if [ -s "$scratch/attributes" ] || [ -s "$scratch/attributes-before" ]; then
-    grep -zE '/\.gitattributes$' "$scratch/present" > "$scratch/attributes-kept"
-    add "$scratch/attributes-kept"
+    grep -zE '/\.gitattributes$' "$scratch/present" | xargs -0 sh -c 'for path; do
+      if [ -L "$path" ]; then
+        mode=120000 id=$(readlink -n -- "$path" | git hash-object -w --stdin)
+      else
+        [ -x "$path" ] && mode=100755 || mode=100644
+        [ -r "$path" ] || chmod u+r "$path"
+        id=$(git hash-object -w --no-filters -- "$path")
+      fi || exit 1
+      printf "%s %s\t%s\0" "$mode" "$id" "${path#./}"
+    done' sh > "$scratch/attributes-now" || exit 1
     xargs -0 rm -f -- < "$scratch/attributes"
     GIT_INDEX_FILE="$scratch/before" _GIT_ checkout-index -q -z --stdin < "$scratch/attributes-before" 2> /dev/null
     grep -zvE '/\.gitattributes$' "$scratch/present" > "$scratch/rest"
     mv "$scratch/rest" "$scratch/present"
   fi
   add "$scratch/present"
+  if [ -s "$scratch/attributes-now" ]; then _GIT_ update-index -z --index-info < "$scratch/attributes-now" || exit 1; fi
 fi
 
 show -M
