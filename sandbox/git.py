@@ -297,7 +297,7 @@ _STEPS = {
     "fuzz": ["patch", "--fuzz=5"],
 }
 
-# `patch` knows nothing of repositories: what git refuses by itself is refused before it is asked.
+# `patch` writes through links and into `.git`: what git refuses by itself is refused before it is asked.
 _APPLY = r"""
 tool=$1 strip=$2 scratch=$3; shift 3
 cat > "$scratch/patch" || exit 1
@@ -307,7 +307,9 @@ if [ "$tool" = git ]; then
   exit
 fi
 command -v patch > /dev/null || { echo "there is no program named patch" >&2; exit 1; }
-if grep -qaiE '^(---|\+\+\+|\*\*\*|diff|rename|copy|index:).*[/ "]\.git([/"[:space:]]|$)' "$scratch/patch" ||
+find . -name .git -prune -o -type l -print | sed 's|^\./||; s|$|/|' > "$scratch/links"
+grep -aiE '^(---|\+\+\+|\*\*\*|diff|rename|copy|index:)' "$scratch/patch" > "$scratch/names"
+if grep -qaiE '"|[/ ]\.git([/[:space:]]|$)' "$scratch/names" || grep -qaF -f "$scratch/links" "$scratch/names" ||
   grep -qaE '^(GIT binary patch|(new|old|deleted)( file)? mode 1[26]0000)' "$scratch/patch"; then
   echo "only git may apply this" >&2; exit 1
 fi

@@ -113,7 +113,8 @@ class Workshop:
         }
 
         async def scene() -> bytes:
-            return (await self.sandbox.diff(await self.sandbox.write(environment.state, contents))).patch
+            changed = await self.sandbox.write(environment.state, contents)
+            return (await self.sandbox.diff(changed, since=environment.state)).patch
 
         return self.run(scene())
 

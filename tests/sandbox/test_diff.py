@@ -276,11 +276,11 @@ async def test_attributes_of_the_commit_are_kept(sandbox: Sandbox) -> None:
 
 async def test_litter_is_left_out_and_named(sandbox: Sandbox) -> None:
     start = await repository(
-        sandbox, "echo 1 > f; echo 1 > old.orig; head -c 99 /dev/urandom > blob; echo '!keep.bak' > .gitignore"
+        sandbox, "echo 1 > f; echo 1 > old.orig; printf '\\0\\1' > blob; echo '!keep.bak' > .gitignore"
     )
     keep = """
     mkdir -p build dist/web src/build target/x core; echo 1 > build/__init__.py; echo 1 > dist/web/a.js; echo > src/build/m.py
-    echo > target/x/t; echo > core/c.py; echo 2 >> f; echo 2 >> old.orig; head -c 99 /dev/urandom > blob; echo > keep.bak
+    echo > target/x/t; echo > core/c.py; echo 2 >> f; echo 2 >> old.orig; printf '\\0\\2' > blob; echo > keep.bak
     """
     litter = """
     mkdir -p src/__pycache__ a/node_modules/b/c build/lib/x p.egg-info .pytest_cache/v target/debug .idea docs/_build; echo > a/x.py
