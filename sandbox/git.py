@@ -180,30 +180,35 @@ show() {
   set -- "$@" --no-ext-diff --no-textconv -p --binary --full-index --no-color --no-relative --submodule=short \
     --ignore-submodules=none --src-prefix=a/ --dst-prefix=b/ --diff-algorithm=myers -U3 --inter-hunk-context=0 \
     --no-indent-heuristic -O/dev/null
-  if [ "$few" ]; then
-    GIT_LITERAL_PATHSPECS=1 xargs -0 _GIT_ -C "$scratch" diff-index --cached "$@" HEAD -- < "$scratch/paths"
+  if [ "$few" ] && [ ! -s "$scratch/$paths" ]; then
+    :  # all of it is ignored
+  elif [ "$few" ]; then
+    GIT_LITERAL_PATHSPECS=1 xargs -0 _GIT_ -C "$scratch" diff-index --cached "$@" HEAD -- < "$scratch/$paths"
   else
     after=$(_GIT_ write-tree --missing-ok) && GIT_INDEX_FILE=none _GIT_ -C "$scratch" diff-tree -r "$@" HEAD "$after"
   fi > "$scratch/patch" || die "the change is too large"
 }
 gives() {
+  _GIT_ write-tree --missing-ok > "$scratch/wanted" & # meanwhile
   GIT_INDEX_FILE="$scratch/before" _GIT_ apply --cached "$scratch/patch" &&
-    [ "$(GIT_INDEX_FILE="$scratch/before" _GIT_ write-tree --missing-ok)" = "$(_GIT_ write-tree --missing-ok)" ]
+    GIT_INDEX_FILE="$scratch/before" _GIT_ write-tree --missing-ok > "$scratch/given" || { wait; return 1; }
+  wait
+  read -r wanted < "$scratch/wanted" && read -r given < "$scratch/given" && [ "$wanted" = "$given" ]
 }
 
 few= new=
 if [ "${LISTED-}" ]; then
   if [ "${LISTED#* }" = 0 ]; then
-    cat > "$scratch/paths"; cp "$scratch/paths" "$scratch/present"
+    cat > "$scratch/present" && paths=present
   else
     head -c "${LISTED% *}" > "$scratch/present" && cat > "$scratch/gone"
-    cat "$scratch/present" "$scratch/gone" > "$scratch/paths"
+    cat "$scratch/present" "$scratch/gone" > "$scratch/paths" && paths=paths
   fi || exit 1
-  [ -s "$scratch/paths" ] || { echo 0 0 0; exit; }
+  [ -s "$scratch/$paths" ] || { echo 0 0 0; exit; }
   [ $((${LISTED% *} + ${LISTED#* })) -gt _FEW_ ] || few=yes
 fi
 if [ "$few" ]; then
-  GIT_LITERAL_PATHSPECS=1 xargs -0 _GIT_ ls-tree -r -z --full-tree HEAD -- < "$scratch/paths" > "$scratch/base" || exit 1
+  GIT_LITERAL_PATHSPECS=1 xargs -0 _GIT_ ls-tree -r -z --full-tree HEAD -- < "$scratch/$paths" > "$scratch/base" || exit 1
 fi
 start_before
 [ ! -e "$scratch/before" ] || cp "$scratch/before" "$scratch/index" || exit 1
@@ -214,7 +219,7 @@ if [ -z "${LISTED-}" ]; then
     mv "$scratch/lent" "$scratch/index"
   empty_submodules
   find . -type d ! -perm -0500 ! -exec chmod u+rwx {} \; -o -name .git -prune -o \( -type f -o -type l \) -print0 \
-    > "$scratch/present"
+    > "$scratch/present" || exit 1
   tracked
   apart "$scratch/tracked" "$scratch/present" "$scratch/present" "$scratch/modules" "$scratch/modules" > "$scratch/gone"
   grep -zE '/\.gitattributes$' "$scratch/present" > "$scratch/attributes"
@@ -236,9 +241,10 @@ if [ -s "$scratch/present" ] && {
     fi
   fi
   printf '%s\n' "$3" > "$scratch/excluded" || exit 1
-  _GIT_ -c core.excludesFile="$scratch/excluded" check-ignore -z -v --stdin < "$scratch/present" > "$scratch/ignored"; [ $? -le 1 ] || exit 1
+  ignored() { _GIT_ -c core.excludesFile="$scratch/excluded" check-ignore "$@" -z --stdin < "$scratch/present"; [ $? -le 1 ]; }
+  ignored -v > "$scratch/ignored" || exit 1
   if [ -s "$scratch/ignored" ]; then
-    _GIT_ -c core.excludesFile="$scratch/excluded" check-ignore -z --stdin < "$scratch/present" > "$scratch/kept"; [ $? -le 1 ] || exit 1
+    ignored > "$scratch/kept" || exit 1
     apart "$scratch/present" "$scratch/kept" > "$scratch/rest" && mv "$scratch/rest" "$scratch/present" || exit 1
   fi
   if [ -s "$scratch/attributes" ] || [ -s "$scratch/attributes-before" ]; then

@@ -134,13 +134,15 @@ class Diff(Value):
     patch: Raw
     """What `git diff --binary` prints; it was applied to the base commit's tree and gave this tree."""
     left_out: tuple[str, ...] = ()
-    """New files that the exclude policy keeps out of patches (caches, build output, binaries), as paths in the repository."""
+    """New files that the exclude policy keeps out of patches (caches, build output, binaries), as paths in the repository:
+    a directory of which that is so by its name ends in `/`. No more than 200; ignored files are not among them."""
 
 
 class Applied(Value):
     state: State
     how: str
-    """`exact`, or the name of the more forgiving step that it took."""
+    """`exact`, or the name of the more forgiving step that it took: `cleaned` (line ends, prose and prefixes made git's),
+    `recount` (wrong numbers of lines), `whitespace`, `context` (one line of it is enough), `fuzz` (the program `patch`)."""
 
 
 class Held(Value):
@@ -221,7 +223,8 @@ class Sandbox(Protocol):
     async def apply(self, state: State, patch: bytes, at: str = REPO, *, fuzzy: bool = False) -> Applied:
         """Apply a git diff in the repository at `at`; with `fuzzy`, by ever more forgiving steps, each on the pristine tree.
 
-        Refused, with git's words, if no step applies every hunk.
+        With `fuzzy` what was applied could also be taken back by the same step. Not promised: that a forgiving step found
+        the place that the patch means. Refused, with git's words for the first step, if none applies every hunk.
         """
         ...
 
@@ -229,8 +232,13 @@ class Sandbox(Protocol):
         """What changed in the work tree, new files included, against the commit that `since` has checked out there.
 
         `since` is an earlier state in which nothing was changed; its repository is used, and nothing that `state` did to its
-        own matters. None: against the state's own HEAD, by its own repository, and every file is looked at.
-        Refused if there is no repository, or a patch cannot say what changed.
+        own matters. A backend that knows what differs looks at nothing else; what `since` itself has that its commit has
+        not is then in the patch only where `state` changed it. None: against the state's own HEAD, by its own repository and
+        the times in its index, and every file is looked at.
+        Files are stored as the commit's own `.gitattributes` say, and ignored as the state's `.gitignore` say. The files
+        of a repository inside are part of the change, without its `.git`; those of a submodule are not looked at. Pipes,
+        sockets and empty directories cannot be said and are not.
+        Refused if there is no repository whose `.git` is a plain directory, or a patch cannot say what changed.
         """
         ...
 
