@@ -55,7 +55,7 @@ async def a_diff_since_an_earlier_state_needs_nothing_of_the_later_one(sandbox: 
         "rm -rf .git",
         "rm -rf .git; git init -q; git add -A; git -c user.name=a -c user.email=b commit -qm other",
         "git config core.worktree /tmp; git config diff.external /bin/false; echo '*' > .git/info/exclude",
-        "git config core.fsmonitor 'touch /tmp/mine'; git update-index --assume-unchanged plain; echo x > .git/HEAD",
+        "git config core.fsmonitor 'touch /tmp/mine; true'; git update-index --assume-unchanged plain; echo x > .git/HEAD",
     ):
         later = await sh(sandbox, changed, hiding)
         assert (await sandbox.diff(later, start)).patch == patch, hiding

@@ -8,8 +8,6 @@ from runoff.sandbox import conformance
 from runoff.sandbox.protocol import Base, Sandbox
 
 NOT_YET = {
-    "a_diff_since_an_earlier_state_needs_nothing_of_the_later_one": "diffs are against the state's own repository",
-    "a_patch_that_nearly_fits_is_applied_if_one_asks": "there is one step, the exact one",
     "the_table_says_how_each_limit_is_held": "there is no table",
     "memory_is_limited_for_all_processes_together": "memory is limited for each process",
     "processor_time_is_limited": "not limited",
