@@ -10,14 +10,16 @@ import inspect_ai
 import pytest
 from inspect_ai import Task
 from inspect_ai.dataset import Sample
-from inspect_ai.model import ModelOutput, get_model
+from inspect_ai.model import ModelOutput
 from inspect_ai.scorer import includes
-from inspect_ai.solver import generate, use_tools
+from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.tool import bash
 from inspect_ai.util import OutputLimitExceededError, SandboxEnvironment, SandboxEnvironmentSpec
 from inspect_ai.util._sandbox.limits import override_max_exec_output_size
 from inspect_ai.util._sandbox.registry import registry_find_sandboxenv
 from inspect_ai.util._sandbox.self_check import *  # noqa: F403
+
+from runoff.integrations.inspect_ai import RunoffSandboxConfig
 
 CANNOT = {
     "test_exec_as_user": "nobody is root in our sandboxes: nothing there can add a user, or become one",
@@ -75,21 +77,28 @@ async def test_cancelling_kills(sandbox_env: SandboxEnvironment) -> None:
         assert (await sandbox_env.exec(["ls", "half"])).returncode == 2
 
 
+@solver
+def by_hand() -> Solver:
+    """What a model would ask for, without one: even a made-up model of Inspect's looks for its tokens on the network."""
+
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        run = bash(timeout=20)
+        said = [await run("cat data/f; echo more >> data/f"), await run("wc -l < data/f; cat made; ls missing")]
+        state.output = ModelOutput.from_content("mockllm/model", "".join(str(each) for each in said))
+        return state
+
+    return solve
+
+
 async def test_an_evaluation(tmp_path: Path) -> None:
-    said = [
-        ModelOutput.for_tool_call("mockllm/model", "bash", {"command": "cat data/f; echo more >> data/f"}),
-        ModelOutput.for_tool_call("mockllm/model", "bash", {"command": "wc -l < data/f; cat made"}),
-        ModelOutput.from_content("mockllm/model", "done"),
-    ]
-    task = Task(
-        dataset=[Sample(input="look", target="done", files={"data/f": "one\n"}, setup="echo set up > made")],
-        solver=[use_tools(bash(timeout=20)), generate()],
-        scorer=includes(),
-        sandbox=SandboxEnvironmentSpec("runoff"),
-    )
-    (log,) = await inspect_ai.eval_async(
-        task, model=get_model("mockllm/model", custom_outputs=said), log_dir=str(tmp_path)
-    )
-    assert log.status == "success", log.error
-    assert log.samples
-    assert [m.text for m in log.samples[0].messages if m.role == "tool"] == ["one\n", "2\nset up\n"]
+    sample = Sample(input="look", target="2\nset up\n", files={"data/f": "one\n"}, setup="echo set up > made")
+    for sandbox in ("runoff", SandboxEnvironmentSpec("runoff", RunoffSandboxConfig(working_dir="/tmp/place"))):
+        task = Task(dataset=[sample], solver=by_hand(), scorer=includes(), sandbox=sandbox)
+        (log,) = await inspect_ai.eval_async(task, model="mockllm/model", log_dir=str(tmp_path))
+        assert log.status == "success", log.error
+        assert log.samples
+        text = log.samples[0].output.completion
+        assert "one\n" in text
+        assert "2\nset up\n" in text
+        assert "missing" in text
+        assert log.samples[0].scores
