@@ -109,7 +109,9 @@ class RunoffSandboxEnvironment(SandboxEnvironment):
             processes=self._config.processes,
         )
         try:
-            done = await self._execute(cmd, limits, _bytes(input), env or {}, self._path(cwd or "."))
+            done = await self._execute(
+                cmd, limits, _bytes(input), env or {}, self._path(cwd or self._config.working_dir)
+            )
         except Refused as refused:
             return ExecResult(success=False, returncode=127, stdout="", stderr=f"{refused}\n")
         stdout, stderr = (stream.decode("utf-8", "replace") for stream in (done.stdout, done.stderr))

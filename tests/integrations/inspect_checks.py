@@ -50,6 +50,10 @@ async def test_files_stay_and_processes_do_not(sandbox_env: SandboxEnvironment) 
     assert "sleep" not in seen.stdout
 
 
+async def test_commands_run_where_relative_paths_begin(sandbox_env: SandboxEnvironment) -> None:
+    assert (await sandbox_env.exec(["pwd"])).stdout == "/testbed\n"
+
+
 async def test_killed_for_memory_is_said(sandbox_env: SandboxEnvironment) -> None:
     done = await sandbox_env.exec(["python3", "-c", "x = bytearray(5 << 30)"])
     assert not done.success
