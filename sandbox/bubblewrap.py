@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runoff.sandbox import git, inside, prerequisites, skeleton
+from runoff.sandbox import git, inside, prerequisites
 from runoff.sandbox.prerequisites import Finding, Mode
 from runoff.sandbox.protocol import (
     REPO,
@@ -43,6 +43,7 @@ from runoff.sandbox.protocol import (
     State,
     StoreFull,
 )
+from runoff.sandbox.proxy import Proxy
 
 SANDBOX_UID = 64000
 """Who runs inside when root runs the sandbox: nobody's number, owner of all that a sandbox wrote."""
@@ -60,10 +61,13 @@ class Bubblewrap:
 
     `mode` None is `root` for root where the machine allows it, otherwise `rootless`. The two write files of different
     owners, so a directory of states belongs to one of them. No more than `slots` executions run at once; the others
-    wait in order.
+    wait in order. `index_hosts` are package indexes that setups may reach beside those that this machine's tools are
+    configured with.
     """
 
-    def __init__(self, root: Path, mode: Mode | None = None, *, slots: int | None = None) -> None:
+    def __init__(
+        self, root: Path, mode: Mode | None = None, *, slots: int | None = None, index_hosts: Sequence[str] = ()
+    ) -> None:
         self.name = f"bubblewrap-{mode or 'root'}"
         self._root, self._mode = Path(root), mode
         self._count = slots or os.cpu_count() or 1
@@ -71,6 +75,7 @@ class Bubblewrap:
         self._numbers, self._waiting = itertools.count(1), dict[int, asyncio.Future[_Answer]]()
         self._bases: dict[Base, State] = {}
         self._cpu, self._lost = 0.0, "it is not open"
+        self._proxy = Proxy(index_hosts)
 
     async def __aenter__(self) -> Bubblewrap:
         modes: list[Mode] = [self._mode] if self._mode else ["root", "rootless"] if os.geteuid() == 0 else ["rootless"]
@@ -137,6 +142,7 @@ class Bubblewrap:
         compared: Mapping[str, Any] | None = None,
     ) -> Execution:
         """`compared`: with the repository in directory `at` of the state `since`, see git.py."""
+        proxy = await self._proxy.address() if network else None
         async with self._slots:
             answer = await self._ask(
                 "execute",
@@ -146,8 +152,7 @@ class Bubblewrap:
                 limits=limits.model_dump(),
                 env=dict(env),
                 cwd=cwd,
-                network=network,
-                resolver=_resolver() if network else [],
+                proxy=proxy,
                 freeze=freeze,
                 compared=compared,
             )
@@ -281,6 +286,7 @@ class Bubblewrap:
             raise prerequisites.unavailable(mode, done.stderr.decode("utf-8", "replace").strip(), self._root)
 
     async def _stop(self) -> None:
+        await self._proxy.stop()
         if hasattr(self, "_listening"):
             self._writer.close()
             await self._helper.wait()
@@ -358,10 +364,6 @@ def _lacking(name: str) -> list[Held]:
         limit="directory renames", how="not held", detail="EXDEV for a directory of a frozen layer; mv copies it"
     )
     return [links] if name == "bubblewrap-root" else [links, renames]
-
-
-def _resolver() -> list[str]:
-    return [skeleton.RESOLV] if Path(skeleton.RESOLV).exists() else []
 
 
 def _after(done: Execution) -> State:

@@ -113,7 +113,7 @@ class Cell:
         with self._store.slot() as slot, ExitStack() as beside:
             below = self._store.open(slot, layers)
             with self._store.mounted(slot, below) as root:
-                for path in [*skeleton.mount_points(shown), *request["resolver"]]:
+                for path in skeleton.mount_points(shown):
                     _refuse_moved(root, path)
                 if compared := request.get("compared"):
                     request, body = self._compare(request, root, tuple(compared["since"]), compared["at"], beside)

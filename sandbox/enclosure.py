@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,12 +58,12 @@ class Capped:
     """The first half and the last half of a stream of any length, in bounded memory."""
 
     def __init__(self, limit: int) -> None:
-        self._first, self._last = limit // 2, limit - limit // 2
+        self.first, self._last = limit // 2, limit - limit // 2
         self._head, self._tail, self._total = bytearray(), bytearray(), 0
 
     def add(self, chunk: bytes) -> None:
         self._total += len(chunk)
-        room = self._first - len(self._head)
+        room = self.first - len(self._head)
         self._head += chunk[:room]
         self._tail += chunk[room:] if room else chunk
         if len(self._tail) > 2 * self._last + (1 << 16):
@@ -71,7 +71,7 @@ class Capped:
 
     @property
     def dropped(self) -> int:
-        return max(0, self._total - self._first - self._last)
+        return max(0, self._total - self.first - self._last)
 
     def kept(self) -> bytes:
         return bytes(self._head + self._tail[max(0, len(self._tail) - self._last) :])
@@ -122,6 +122,8 @@ class Enclosure:
                     env={},  # bubblewrap's own environment can be read inside, in /proc/1
                 )
             running = _Running(process, told, request["limits"], ours)
+            if request["proxy"] and running.first:
+                ours.enter_context(_relayed(running.first, request["proxy"]))
             with suppress(BrokenPipeError):  # it died
                 os.write(opener, b".")  # only now, with its limits set, does it start the command
             return running.finish(began, stop, has_room)
@@ -131,7 +133,7 @@ class Enclosure:
     ) -> list[str]:
         """Every kind of isolation is asked for by name: bubblewrap isolates nothing by itself."""
         command = [self._bwrap, "--bind", root, "/"]
-        for path in [*shown, *request["resolver"]]:
+        for path in shown:
             command += ["--ro-bind", path, path]
         command += [
             "--proc",
@@ -148,7 +150,7 @@ class Enclosure:
         for path, source in request.get("beside", {}).items():
             command += ["--ro-bind", source, path]
         command += ["--remount-ro", "/dev", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
-        command += [] if request["network"] else ["--unshare-net"]
+        command += ["--unshare-net"]  # also for setups: see relay.py
         command += ["--die-with-parent", "--new-session", "--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv"]
         for name, value in (_ENVIRONMENT | request["env"]).items():
             command += ["--setenv", name, value]
@@ -174,14 +176,14 @@ class _Running:
         self._said = b""
         while b"\n" not in self._said and (chunk := os.read(told, 4096)):
             self._said += chunk
-        self._first = json.loads(self._said.splitlines()[0])["child-pid"] if self._said else None
+        self.first = json.loads(self._said.splitlines()[0])["child-pid"] if self._said else None
         self._handle: int | None = None
         self._out, self._err = Capped(limits["output"]), Capped(limits["output"])
         with suppress(ProcessLookupError):
-            if self._first:
-                self._handle = os.pidfd_open(self._first)
+            if self.first:
+                self._handle = os.pidfd_open(self.first)
                 own.callback(os.close, self._handle)
-                _limit(self._first, limits)
+                _limit(self.first, limits)
 
     def finish(self, began: float, stop: Stop, has_room: Callable[[], bool]) -> Ran:
         """Read what it writes until it is dead; kill it for the first reason there is."""
@@ -230,8 +232,8 @@ class _Running:
         """bubblewrap may leave before its process 1, which becomes ours, and ends after all others in there."""
         self._process.wait()
         with suppress(ChildProcessError):
-            if self._first:
-                os.waitpid(self._first, 0)
+            if self.first:
+                os.waitpid(self.first, 0)
         return time.monotonic()
 
     def _ran(self, reason: str, seconds: float) -> Ran:
@@ -245,6 +247,15 @@ class _Running:
         if outcome == "lost" and b"Can't chdir" in (words := self._err.kept()):
             raise Problem("refused", words.decode("utf-8", "replace").strip())
         return Ran(outcome, code, seconds, self._out, self._err)
+
+
+def _relayed(process: int, proxy: Sequence[Any]) -> AbstractContextManager[None]:
+    """Imported where used: asyncio would cost every sandbox its start."""
+    if TYPE_CHECKING:
+        from runoff.sandbox.relay import relayed
+    else:
+        from relay import relayed
+    return relayed(process, (proxy[0], proxy[1]))
 
 
 def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:

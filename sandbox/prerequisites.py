@@ -26,7 +26,10 @@ _PACKAGES = {
     "setpriv": "util-linux",
     "git": "git",
     "tar": "tar",
+    "tinyproxy": "tinyproxy-bin",
 }
+_FOR_SETUPS = ("tinyproxy",)
+"""What only executions with a network need."""
 _APPARMOR = (
     "allow user namespaces: `sysctl kernel.apparmor_restrict_unprivileged_userns=0`, "
     "or an AppArmor profile for bwrap and unshare with the rule `userns,`"
@@ -62,11 +65,15 @@ def findings() -> list[Finding]:
 
 def tools() -> dict[str, str]:
     """Where the tools are. Raises SandboxUnavailable for the first that is not there or too old."""
-    found = [_tool(name) for name in _PACKAGES]
-    for finding in found:
-        if finding.remedy:
-            raise SandboxUnavailable(f"{finding.what}: {finding.detail}", finding.remedy)
-    return {finding.what: finding.detail for finding in found}
+    return {name: tool(name) for name in _PACKAGES if name not in _FOR_SETUPS}
+
+
+def tool(name: str) -> str:
+    """Where a tool is. Raises SandboxUnavailable if it is not there or too old."""
+    finding = _tool(name)
+    if finding.remedy:
+        raise SandboxUnavailable(f"{name}: {finding.detail}", finding.remedy)
+    return finding.detail
 
 
 def unavailable(mode: Mode, words: str, store: Path) -> SandboxUnavailable:

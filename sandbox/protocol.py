@@ -16,6 +16,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 REPO = "/testbed"
 """Where the repository lies in every environment (the place SWE-bench images use)."""
 
+PROXY = "http://127.0.0.1:3128"
+"""Inside an execution with `network`: the way to the package indexes, and the only one."""
+
 
 class SandboxError(Exception):
     """
@@ -204,7 +207,8 @@ class Sandbox(Protocol):
 
         Raises Refused if it cannot be begun at all: no such `cwd`, arguments too long.
         Not promised: the order of stdout against stderr; a program that is not there is an ordinary exit (127).
-        `network` is for building environments only, never for code that a model wrote.
+        `network` is for building environments only, never for code that a model wrote: the package indexes can be reached
+        through the HTTP proxy at PROXY, and nothing else, by no other way; names are not looked up inside.
         """
         ...
 

@@ -17,8 +17,6 @@ from typing import NamedTuple
 WRITABLE = ("/testbed", "/env", "/home/user")
 """Directories of the user inside; /tmp, anyone's, is the fourth."""
 
-RESOLV = "/etc/resolv.conf"
-
 _ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _OWN = ("proc", "dev", "etc", *_ROOT_LINKS)
 _COPIED = (
