@@ -85,12 +85,23 @@ def _options(command: Any) -> Any:
 @click.option("--ref", help="The base commit of a git repository.  [default: HEAD]")
 @click.option("--setup", help="Shell command that installs the repository; it may use the network.  [default: a guess]")
 @click.option("--build", help="Shell command that builds it again after a change, without network.  [default: --setup]")
-@click.option("--test", help="Shell command that runs its tests.  [default: python -m pytest]")
+@click.option("--test", help="Shell command that runs its tests.  [default: python -m pytest, or npm test]")
+@click.option(
+    "--python", metavar="VERSION", help="The Python it needs: 3.6 to 3.13, or a path.  [default: runoff's own]"
+)
+@click.option(
+    "--index-host",
+    "index_hosts",
+    multiple=True,
+    metavar="HOST",
+    help="A package index that the setup may reach, beside those that pip, uv and npm are configured with.",
+)
 @_options
 def solve(**given: Any) -> None:
     """Resolve an issue of TARGET: a local git repository or an unpacked source tree.
 
-    TARGET may also be a .jsonl file with one problem a line: {"target", "issue", "id", "setup", "build", "test", "ref"}.
+    TARGET may also be a .jsonl file with one problem a line: {"target", "issue", "id", "setup", "build", "test",
+    "python", "ref"}.
 
     \b
     runoff solve . --issue "crash on empty input" --model openai/gpt-5 --budget 2

@@ -31,10 +31,11 @@ def solve_command(
     setup: str | None,
     build: str | None,
     test: str | None,
+    python: str | None,
     **options: Any,
 ) -> int:
     """`runoff solve`. Returns the exit code; raises errors that are for the user."""
-    commands = {"setup": setup, "build": build, "test": test}
+    commands = {"setup": setup, "build": build, "test": test, "python": python}
     if target.endswith(".jsonl") and Path(target).is_file():
         instances, notes = problems(Path(target)), list[str]()
     else:
@@ -71,7 +72,7 @@ def problems(file: Path) -> list[Instance]:
             continue
         try:
             row = json.loads(line)
-            wanted = {name: row.get(name) for name in ("ref", "setup", "build", "test")}
+            wanted = {name: row.get(name) for name in ("ref", "setup", "build", "test", "python")}
             made, _ = local_instance((file.parent / row["target"]), str(row["issue"]), **wanted)
         except (ValueError, KeyError, TypeError) as error:
             raise BadTarget(
@@ -141,7 +142,7 @@ async def _run(
     )
     model.check()
     began = time.monotonic()
-    async with Bubblewrap(states(options)) as sandbox:
+    async with Bubblewrap(states(options), index_hosts=options.get("index_hosts", ())) as sandbox:
         run = Run(
             RunDirectory(out),
             instances,

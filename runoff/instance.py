@@ -10,6 +10,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from runoff.sandbox.builder import Contents, EnvironmentSpec, Source
+from runoff.sandbox.dependencies import LARGEST, deciding
 from runoff.sandbox.protocol import Value
 
 
@@ -29,19 +31,8 @@ class Instance(Value):
     setup: str | None = None
     build: str | None = None
     test: str | None = None
-
-
-class Source(Value):
-    """What is brought into the sandbox, as two streams for its own tar and git."""
-
-    archive: bytes = b""
-    """A tar of the tree, for a source tree without history."""
-    commit: str = ""
-    pack: bytes = b""
-    """A git pack of the base commit and all before it, and of nothing after it."""
-    refs: dict[str, str] = {}
-    """Tags that the base commit already had."""
-    shallow: str = ""
+    python: str | None = None
+    """The version of Python that it needs, or a path; None is the one that runs this."""
 
 
 def local_instance(
@@ -52,6 +43,7 @@ def local_instance(
     setup: str | None = None,
     build: str | None = None,
     test: str | None = None,
+    python: str | None = None,
 ) -> tuple[Instance, list[str]]:
     """The instance for a local git repository or unpacked source tree, and what a user should be told. Raises BadTarget."""
     if not target.exists():
@@ -83,29 +75,52 @@ def local_instance(
         setup=setup,
         build=build,
         test=test,
+        python=python,
     )
     return made, notes
 
 
-def read_source(instance: Instance) -> Source:
-    """The files to bring in: for a git repository exactly the objects that the base commit reaches."""
+def environment_spec(instance: Instance) -> EnvironmentSpec:
+    """How its environment is to be built."""
+    return EnvironmentSpec(python=instance.python, setup=instance.setup)
+
+
+def open_source(instance: Instance) -> Source:
+    """The repository as the builder takes it: for a git repository exactly the objects that the base commit reaches."""
     path = Path(instance.source)
     if instance.commit is None:
-        return Source(archive=_archive(path))
+        names = [str(file.relative_to(path)) for file in path.rglob("*") if file.is_file() and not file.is_symlink()]
+        found = {
+            name: (path / name).read_bytes() for name in deciding(names) if (path / name).stat().st_size <= LARGEST
+        }
+        return Source(instance.digest, found, lambda: Contents(archive=_archive(path)))
+    repository, commit = _repository(path), instance.commit
+    listed = repository.git.ls_tree("-r", "-l", "-z", commit).split("\0")
+    entries = {path: about.split() for about, path in (line.split("\t", 1) for line in listed if line)}
+    blobs = {name: blob for name, (_, kind, blob, size) in entries.items() if kind == "blob" and int(size) <= LARGEST}
+    wanted = {name: blobs[name] for name in deciding(blobs)}
+    found = {
+        name: repository.git.cat_file("blob", blob, stdout_as_string=False, strip_newline_in_stdout=False)
+        for name, blob in wanted.items()
+    }
+    return Source(commit, found, lambda: _packed(path, commit))
+
+
+def _packed(path: Path, commit: str) -> Contents:
     repository = _repository(path)
     tags = [
         line.split(" ", 1)
-        for line in repository.git.tag("--merged", instance.commit, format="%(objectname) %(refname)").splitlines()
+        for line in repository.git.tag("--merged", commit, format="%(objectname) %(refname)").splitlines()
     ]
     with tempfile.TemporaryFile() as wanted:
-        wanted.write("".join(f"{name}\n" for name in [instance.commit, *(name for name, _ in tags)]).encode())
+        wanted.write("".join(f"{name}\n" for name in [commit, *(name for name, _ in tags)]).encode())
         wanted.seek(0)
         pack = repository.git.pack_objects(
             "--revs", "--stdout", "--quiet", istream=wanted, stdout_as_string=False, strip_newline_in_stdout=False
         )
     shallow = Path(repository.common_dir) / "shallow"  # a work tree's own .git is a file
-    return Source(
-        commit=instance.commit,
+    return Contents(
+        commit=commit,
         pack=pack,
         refs={ref: name for name, ref in tags},
         shallow=shallow.read_text() if shallow.is_file() else "",

@@ -21,11 +21,12 @@ import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from runoff.sandbox import git, inside, prerequisites
+from runoff.sandbox.lock import locked
 from runoff.sandbox.prerequisites import Finding, Mode
 from runoff.sandbox.protocol import (
     REPO,
@@ -232,6 +233,9 @@ class Bubblewrap:
             state = State(layers=(digest, *(self._root / digest / "below").read_text().split()))
             return state if self._holds(state) else None
         return None
+
+    def alone(self, name: str) -> AbstractAsyncContextManager[None]:
+        return locked(self._root / "locks", name)
 
     def _holds(self, state: State) -> bool:
         return all((self._root / layer / "u").is_dir() for layer in state.layers)

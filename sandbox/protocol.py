@@ -9,6 +9,7 @@ started is dead when `execute` returns. Whoever wants to know what is *not* prom
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
@@ -256,4 +257,8 @@ class Sandbox(Protocol):
 
     def keep(self, name: str, state: State) -> None:
         """Give a state a name, durably, so that later processes find it and housekeeping leaves it."""
+        ...
+
+    def alone(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Held by one at a time, of all tasks and processes that use these states; let go of when its holder dies."""
         ...

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from runoff import environments
 from runoff.agent.budget import Budget
 from runoff.agent.protocol import Call, ModelUnreachable, Reply
 from runoff.instance import local_instance
@@ -19,7 +18,9 @@ from runoff.models import roles
 from runoff.recipe import load_recipe
 from runoff.report import report
 from runoff.run import Run, RunDirectory, write_views
+from runoff.sandbox import builder
 from runoff.sandbox.bubblewrap import Bubblewrap
+from runoff.sandbox.dependencies import Plan
 
 ISSUE = "minutes('-1:30') gives -30, it should be -90."
 
@@ -45,7 +46,7 @@ class Elsewhere:
 
 
 async def main(given: dict[str, Any]) -> None:
-    environments._GUESS = "true"  # nothing is installed: no network
+    builder.plan = lambda files, node=None: Plan()  # nothing is installed: no network
     instance, _ = local_instance(Path(given["source"]), ISSUE, test="python -m unittest -q")
     recipe = load_recipe("hybrid", ["trajectories=4"])
     model = Elsewhere(given["socket"], given["life"])
