@@ -25,6 +25,7 @@ pytest.register_assert_rewrite("runoff.sandbox.conformance")
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
+PYENV = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
 AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 
 _nobody = pytest.StashKey[tuple[subprocess.Popen[str], tempfile.TemporaryDirectory[str]]]()
@@ -95,7 +96,7 @@ def _start_as_nobody(tests: list[str]) -> tuple[subprocess.Popen[str], tempfile.
     paths = os.pathsep.join([str(ROOT), *site.getsitepackages()])
     directory = tempfile.TemporaryDirectory(prefix="rootless-")
     shutil.chown(directory.name, NOBODY, NOBODY)
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": paths, "TMPDIR": directory.name}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": paths, "TMPDIR": directory.name, "PYENV_ROOT": str(PYENV)}
     pytest_of_nobody = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     process = subprocess.Popen(
         [
@@ -116,7 +117,7 @@ def _within_reach() -> str:
 
     Each closed folder on the way is covered with an empty one that is open, and only what is needed put back into it.
     """
-    needed = {ROOT, Path(sys.prefix), Path(sys.base_prefix)}
+    needed = {ROOT, Path(sys.prefix), Path(sys.base_prefix), *PYENV.glob("versions/*")}
     closed: dict[Path, list[Path]] = {}
     for path in sorted(needed):
         if blocked := next(
