@@ -90,9 +90,9 @@ async def test_commits_with_equal_setup_files_share_their_dependencies(index: No
     one = await built(PROJECT)
     assert told == ["installing dependencies", "installing"]
     assert await said(sandbox, one.installed, "python -m project; git status --porcelain") == "tiny\nproject\n"
-    assert (
-        await said(sandbox, one.installed, "ls __pycache__ /env/lib/*/site-packages/__pycache__ | grep -c pyc") == "4\n"
-    )
+    compiled = await said(sandbox, one.installed, "ls __pycache__ /env/lib/*/site-packages/__pycache__")
+    assert "project." in compiled
+    assert "tinything." in compiled
     assert "project" not in await said(sandbox, one.pristine, "ls /env/lib/*/site-packages"), (
         "pristine is not installed"
     )

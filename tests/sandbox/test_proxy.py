@@ -51,7 +51,10 @@ def served(pages: Pages, host: str = "127.0.0.1") -> Iterator[int]:
             if isinstance(page, str):
                 self.send_header("Location", page)
             self.end_headers()
-            self.wfile.write(body)
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # uv asks
 
         def log_message(self, *_: object) -> None:
             pass
