@@ -222,7 +222,7 @@ def test_nine_of_ten_finish_when_one_is_poisoned(tmp_path: Path, states: Path) -
     with Faulty(answer=poisoned) as server:
         done = runoff("solve", problems, "--api-base", server.api_base, *options, env=LIVE)
     assert done.returncode == 5, done.stderr
-    assert "broken-setup: failed: the setup failed (exit code 7): no such package" in done.stdout
+    assert "broken-setup: failed: the setup failed: `exit 7`, exit code 7: no such package" in done.stdout
     predictions = [json.loads(line) for line in (tmp_path / "out" / "preds.jsonl").read_text().splitlines()]
     assert len(predictions) == 9, "the one that failed is not an empty patch"
     assert all(prediction["model_patch"] for prediction in predictions)

@@ -54,7 +54,8 @@ def served(pages: Pages, host: str = "127.0.0.1") -> Iterator[int]:
             if self.command == "GET":
                 self.wfile.write(body)
 
-        do_HEAD = do_GET  # uv asks
+        def do_HEAD(self) -> None:  # uv asks
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             pass
