@@ -97,15 +97,26 @@ class Layers(Value):
 
 
 async def build(
-    sandbox: Sandbox, spec: EnvironmentSpec, source: Source, tell: Callable[[str], None] = lambda text: None
+    sandbox: Sandbox,
+    spec: EnvironmentSpec,
+    source: Source,
+    tell: Callable[[str], None] = lambda text: None,
+    *,
+    base: State | None = None,
 ) -> Layers:
     """The layers of a repository: found, or built by whoever comes first while the others wait.
 
+    `base` is a state that has the interpreter (and Node, if that is wanted) itself, as an image does; None is the host's
+    programs, with those directories of the host shown that the interpreter needs.
     Raises EnvironmentFailed if a command of the setup fails, Refused if the repository holds what comes after its base
     commit and cannot be sealed, SandboxUnavailable if this machine lacks the interpreter. Nothing half-made is kept.
     """
-    wanted = await asyncio.to_thread(_wanted, spec, source.files)
-    base = await sandbox.base(Base(binds=wanted.binds))
+    if base is None:
+        python = await asyncio.to_thread(interpreters.find_python, spec.python)
+        wanted = await asyncio.to_thread(_wanted, spec, source.files, python)
+        base = await sandbox.base(Base(binds=wanted.binds))
+    else:
+        wanted = _wanted(spec, source.files, await _python_inside(sandbox, base, spec.python), of_host=False)
     below = _key(_VERSION, base.digest, await asyncio.to_thread(_uv_identity), wanted.key)
     key = _key(below, source.digest, spec.setup or wanted.install(), spec.env)
     if found := _kept(sandbox, key):
@@ -241,16 +252,26 @@ class _Wanted:
         return f"{pip} install --quiet{place} {shlex.join(what)}"
 
 
-def _wanted(spec: EnvironmentSpec, files: Mapping[str, bytes]) -> _Wanted:
-    python = interpreters.find_python(spec.python)
+def _wanted(spec: EnvironmentSpec, files: Mapping[str, bytes], python: Interpreter, *, of_host: bool = True) -> _Wanted:
     told, node = bool(spec.setup or spec.prepare), None  # whoever says how to install says all of it
     found = Plan() if told else plan(files, node=None if spec.node is None else bool(spec.node))
-    if spec.node or found.npm or found.late_npm:
+    if of_host and (spec.node or found.npm or found.late_npm):
         node = interpreters.find_node(spec.node if isinstance(spec.node, str) else None)
     missing = [path for path in spec.decides if path not in files]
     if missing:
         raise EnvironmentFailed(f"{missing[0]} is not in the repository, or too large to decide what is installed")
     return _Wanted(spec, python, node, found, {path: files[path] for path in spec.decides})
+
+
+async def _python_inside(sandbox: Sandbox, base: State, wanted: str | None) -> Interpreter:
+    name = wanted if wanted and "/" in wanted else f"python{wanted or '3'}"
+    ask = "import json, sys; print(json.dumps([sys.executable, sys.version.split()[0], sys.base_prefix, sys.version]))"
+    done = await sandbox.execute(base, (name, "-I", "-S", "-c", ask), cwd="/", freeze=False)
+    try:
+        path, version, prefix, identity = json.loads(done.stdout)
+    except ValueError:
+        raise EnvironmentFailed(f"{name} does not run in this image: {done.text.strip() or done.outcome}") from None
+    return Interpreter(path=str(path), version=str(version), prefix=str(prefix), identity=str(identity))
 
 
 async def _dependencies(sandbox: Sandbox, base: State, wanted: _Wanted, key: str, tell: Callable[[str], None]) -> State:

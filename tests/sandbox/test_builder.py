@@ -20,7 +20,7 @@ from runoff.sandbox import dependencies, interpreters
 from runoff.sandbox.bubblewrap import Bubblewrap
 from runoff.sandbox.builder import Contents, EnvironmentFailed, EnvironmentSpec, Layers, Source, build
 from runoff.sandbox.lock import locked
-from runoff.sandbox.protocol import Sandbox, SandboxUnavailable, State
+from runoff.sandbox.protocol import Base, Sandbox, SandboxUnavailable, State
 from tests.sandbox.test_proxy import served, simple_index, wheel
 
 # A build backend in the tree, for a project that is installed without fetching one.
@@ -107,6 +107,14 @@ async def test_commits_with_equal_setup_files_share_their_dependencies(index: No
     await built(PROJECT | {"pyproject.toml": _PYPROJECT.replace('["tinything"]', '["tinything==1.0"]')})
     assert told[4:] == ["installing dependencies", "installing"]
     print(f"\n{sandbox.name}: first, shared dependencies, found: " + ", ".join(f"{one:.2f} s" for one in seconds[:3]))
+
+
+async def test_a_base_that_has_its_own_interpreter(index: None, sandbox: Bubblewrap) -> None:
+    base = await sandbox.execute(await sandbox.base(Base()), ["sh", "-c", "echo mine > /home/user/mine"])
+    layers = await build(sandbox, EnvironmentSpec(), source(PROJECT), base=base.after)
+    assert await said(sandbox, layers.installed, "python -m project; cat ~/mine") == "tiny\nproject\nmine\n"
+    with pytest.raises(EnvironmentFailed, match=r"python3\.2 does not run in this image"):
+        await build(sandbox, EnvironmentSpec(python="3.2"), source(PROJECT), base=base.after)
 
 
 async def test_many_who_ask_at_once_build_once(index: None, sandbox: Bubblewrap) -> None:
