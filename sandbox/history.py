@@ -7,7 +7,7 @@ repository is made anew from what the base commit reaches.
 
 from __future__ import annotations
 
-from runoff.sandbox.inside import GIT_ENVIRONMENT
+from runoff.sandbox.git import ENVIRONMENT
 from runoff.sandbox.protocol import REPO, Limits, Refused, Sandbox, SandboxLost, State
 
 _LIMITS = Limits(seconds=1800, output=1 << 16, file_size=1 << 40)
@@ -154,7 +154,7 @@ async def sealed(sandbox: Sandbox, state: State, at: str = REPO) -> State:
     Raises Refused, in a line, for what cannot be sealed: another work tree, a store or a bundle elsewhere that has more of
     this history. Not promised: files that are no repository's, such as a copy of later sources in another directory.
     """
-    done = await sandbox.execute(state, ["/bin/sh", "-c", _SEAL], _LIMITS, env=GIT_ENVIRONMENT, cwd=at)
+    done = await sandbox.execute(state, ["/bin/sh", "-c", _SEAL], _LIMITS, env=ENVIRONMENT, cwd=at)
     if done.outcome == "lost":
         raise SandboxLost(done.text)
     if done.exit_code != 0 or done.after is None:
