@@ -121,6 +121,13 @@ class World:
 
         return await self._shared(f"derived {what}", perform)
 
+    def note(self, what: str, state: State) -> None:
+        """Name in the log a state that something else keeps, so that it counts as in use, and later as referred to."""
+        known = state.model_dump(mode="json")
+        if self.log.derived.get(what) != known:
+            self.log.derived[what] = known
+            self.log.append({"kind": "derived", "key": what, "state": known})
+
     async def close(self) -> None:
         """Cancel what still executes for nobody, and close the log. Raises LogBroken if it cannot be written."""
         for task in list(self._running.values()):

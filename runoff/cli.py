@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,31 @@ import click
 
 from runoff import __version__
 
+
+class _Bytes(click.ParamType):  # type: ignore[type-arg]
+    name = "SIZE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(value), re.IGNORECASE)
+        if not found:
+            self.fail(f"{value!r} is no size: 50GiB, 800MiB, 1.5TiB", param, ctx)
+        return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
+class _Age(click.ParamType):  # type: ignore[type-arg]
+    name = "AGE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if not (found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", str(value))):
+            self.fail(f"{value!r} is no age: 7d, 12h, 30m", param, ctx)
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
+
+
+_STATES = click.option(
+    "--states",
+    type=click.Path(path_type=Path),
+    help="Where sandbox states are kept.  [default: ~/.cache/runoff/states]",
+)
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -58,10 +84,11 @@ def _options(command: Any) -> Any:
                 type=click.Path(path_type=Path),
                 help="The run's directory; the same command goes on with what is there.",
             ),
+            _STATES,
             click.option(
-                "--states",
-                type=click.Path(path_type=Path),
-                help="Where sandbox states are kept.  [default: ~/.cache/runoff/states]",
+                "--states-limit",
+                type=_Bytes(),
+                help="Beyond this, the states used least recently go.  [default: 50GiB, or half of what is free]",
             ),
             click.option(
                 "--record",
@@ -136,16 +163,37 @@ def demo(**given: Any) -> None:
 
 
 @cli.command()
-@click.option(
-    "--states",
-    type=click.Path(path_type=Path),
-    help="Where sandbox states are kept.  [default: ~/.cache/runoff/states]",
-)
+@_STATES
 def doctor(states: Path | None) -> None:
     """Say what is here, what is missing, and the one next command."""
     from runoff.doctor import doctor_command
 
     sys.exit(doctor_command(states))
+
+
+@cli.command()
+@_STATES
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--all", "everything", is_flag=True, help="All states: they are made again when they are needed.")
+@click.option("--older-than", type=_Age(), help="Also states that were not used for so long: 7d, 12h.")
+@click.option(
+    "--limit", type=_Bytes(), help="Also the states used least recently, until the rest takes no more than this."
+)
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON, in bytes.")
+def clean(**given: Any) -> None:
+    """Remove sandbox states that no run and no name refers to, and what killed processes left.
+
+    \b
+    runoff clean --dry-run
+    runoff clean --older-than 7d
+    runoff clean --limit 20GiB
+
+    Safe while runs are active: what they use stays. A run whose states are gone can still be resumed: they are made
+    again, no model is asked twice.
+    """
+    from runoff.clean import clean_command
+
+    sys.exit(clean_command(**given))
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from runoff.progress import Progress
 from runoff.recipe import Recipe, load_recipe
 from runoff.run import Result, Run, RunDirectory, exit_code, write_views
 from runoff.sandbox.bubblewrap import Bubblewrap
+from runoff.sandbox.builder import ROOM
 from runoff.visible import shown
 
 
@@ -142,7 +143,10 @@ async def _run(
     )
     model.check()
     began = time.monotonic()
-    async with Bubblewrap(states(options), index_hosts=options.get("index_hosts", ())) as sandbox:
+    limit, index_hosts = options.get("states_limit"), options.get("index_hosts", ())
+    async with Bubblewrap(states(options), limit=limit, index_hosts=index_hosts) as sandbox:
+        if not all(RunDirectory(out).log(instance.id).exists() for instance in instances):
+            await sandbox.make_room(ROOM)
         run = Run(
             RunDirectory(out),
             instances,

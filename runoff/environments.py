@@ -27,6 +27,8 @@ async def build(world: World, instance: Instance, tell: Callable[[str], None] = 
             f"{error}; give the right commands with --setup, the right Python with --python"
         ) from None
     state = layers.installed
+    for made in (state, layers.pristine):
+        world.note(f"environment {made.digest}", made)
     env = dict(spec.env)
     if await _runs_from_tree(world, state):
         env = {"PYTHONPATH": f"{REPO}:{REPO}/src"} | env

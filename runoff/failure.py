@@ -16,7 +16,7 @@ def one_line(error: Exception) -> tuple[str, int]:
     from runoff.instance import BadTarget
     from runoff.recipe import BadRecipe
     from runoff.run import BadRun
-    from runoff.sandbox.protocol import SandboxError, SandboxUnavailable, StoreFull
+    from runoff.sandbox.protocol import NoRoom, SandboxError, SandboxUnavailable, StoreFull
     from runoff.visible import shown
 
     text = shown(" ".join(str(error).split()))
@@ -24,7 +24,7 @@ def one_line(error: Exception) -> tuple[str, int]:
         return text, USAGE
     if isinstance(error, ModelMisconfigured):
         return text, error.exit_code
-    if isinstance(error, SandboxUnavailable):
+    if isinstance(error, SandboxUnavailable | NoRoom):
         return text, MISSING
     if isinstance(error, StoreFull):
         return f"{text}; free some space, or give another --states, and type the same command again", INFRASTRUCTURE

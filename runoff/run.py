@@ -137,6 +137,7 @@ class Run:
             world.restart_drifted = restart_drifted
             world.changed = lambda *_: self.changed()
             self.worlds[instance.id] = world
+            sandbox.refer(directory.log(instance.id))
             for line in world.log.ledger:
                 if not line["recorded"]:
                     usage = line["usage"] or {}
@@ -198,6 +199,7 @@ class Run:
         log = world.log
         result = result.model_copy(update={"possibly_billed": log.possibly_billed.total(), "damaged": len(log.damaged)})
         self.results[instance.id] = result
+        self.sandbox.release(self.directory.log(instance.id))
         self._tell(instance.id, result.status)
 
     def _tell(self, instance: str, stage: str) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
-import hashlib
 import itertools
 import json
 import os
@@ -25,7 +24,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from runoff.sandbox import git, inside, prerequisites
+from runoff.sandbox import git, housekeeping, inside, prerequisites, shared
 from runoff.sandbox.lock import locked
 from runoff.sandbox.prerequisites import Finding, Mode
 from runoff.sandbox.protocol import (
@@ -63,11 +62,18 @@ class Bubblewrap:
     `mode` None is `root` for root where the machine allows it, otherwise `rootless`. The two write files of different
     owners, so a directory of states belongs to one of them. No more than `slots` executions run at once; the others
     wait in order. `index_hosts` are package indexes that setups may reach beside those that this machine's tools are
-    configured with.
+    configured with. `limit`, in bytes of states, is kept as long as this is open, see docs/how-to/states.md; None: 50 GiB,
+    or half of what could be had, if that is less.
     """
 
     def __init__(
-        self, root: Path, mode: Mode | None = None, *, slots: int | None = None, index_hosts: Sequence[str] = ()
+        self,
+        root: Path,
+        mode: Mode | None = None,
+        *,
+        slots: int | None = None,
+        index_hosts: Sequence[str] = (),
+        limit: int | None = None,
     ) -> None:
         self.name = f"bubblewrap-{mode or 'root'}"
         self._root, self._mode = Path(root), mode
@@ -75,12 +81,17 @@ class Bubblewrap:
         self._slots = asyncio.Semaphore(self._count)
         self._numbers, self._waiting = itertools.count(1), dict[int, asyncio.Future[_Answer]]()
         self._bases: dict[Base, State] = {}
+        self._limit, self._session, self._writing = limit, "", list[str]()
         self._cpu, self._lost = 0.0, "it is not open"
         self._proxy = Proxy(index_hosts)
 
     async def __aenter__(self) -> Bubblewrap:
         modes: list[Mode] = [self._mode] if self._mode else ["root", "rootless"] if os.geteuid() == 0 else ["rootless"]
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise SandboxUnavailable(f"cannot make {self._root}: {why}", "give another --states") from None
         for mode in modes:
             try:
                 await self._start(mode)
@@ -93,6 +104,7 @@ class Bubblewrap:
                 raise
             else:
                 self.name = f"bubblewrap-{mode}"
+                self._watching = asyncio.create_task(housekeeping.watch(self._root, self._limit))
                 break
         return self
 
@@ -110,9 +122,10 @@ class Bubblewrap:
     async def base(self, base: Base | Image) -> State:
         if isinstance(base, Image):
             raise Refused(f"{base.reference}: images are not supported yet")
-        if base not in self._bases:
+        if base not in self._bases or not self._holds(self._bases[base]):
             answer = await self._ask("base", binds=list(base.binds))
             self._bases[base] = State(layers=answer.layers("layers"))
+            self._session = answer.said["session"]
         return self._bases[base]
 
     async def execute(
@@ -209,39 +222,52 @@ class Bubblewrap:
 
     def named(self, name: str) -> State | None:
         with suppress(FileNotFoundError):
-            state = State(layers=tuple(json.loads(self._name(name).read_bytes())["layers"]))
-            return state if self._holds(state) else None
+            if (said := shared.read_name(f"{self._root}/{_file_of(name)}")) and said[0] == name:
+                state = State(layers=said[1])
+                return state if self._holds(state) else None
         return None
+
+    def find(self, digest: str) -> State | None:
+        """The state of a digest, if its layers are still there."""
+        below = shared.below(str(self._root), digest)
+        state = State(layers=(digest, *(below or ())))
+        return state if below is not None and self._holds(state) else None
 
     def keep(self, name: str, state: State) -> None:
         if not self._holds(state):
             raise SandboxLost(f"the layers of state {state.digest} are not in the store")
-        target, text = self._name(name), json.dumps({"name": name, "layers": state.layers})
-        try:
-            target.parent.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=".", delete=False) as file:
-                file.write(text)
-            _sync(self._root)  # the layers too: what is named must be there after a power cut
-            Path(file.name).rename(target)
-            _sync(self._root)
-        except OSError as error:
-            raise (StoreFull(str(error)) if error.errno in (errno.ENOSPC, errno.EDQUOT) else error) from error
+        _sync(self._root)  # the layers too: what is named must be there after a power cut
+        self._write(_file_of(name), json.dumps({"name": name, "layers": state.layers}))
+        _sync(self._root)
 
-    def find(self, digest: str) -> State | None:
-        """The state of a digest, if its layers are still there."""
-        with suppress(FileNotFoundError):
-            state = State(layers=(digest, *(self._root / digest / "below").read_text().split()))
-            return state if self._holds(state) else None
-        return None
+    def refer(self, path: Path) -> None:
+        path = path.absolute()
+        self._write(f"referrers/{shared.hashed(str(path))}", str(path))
+        self._writing.append(str(path))
+        self._write(f"referrers/{self._session}", json.dumps(self._writing))
+
+    def release(self, path: Path) -> None:
+        self._writing.remove(str(path.absolute()))
+        self._write(f"referrers/{self._session}", json.dumps(self._writing))
+
+    async def make_room(self, size: int) -> None:
+        await housekeeping.make_room(self._root, size, self._limit)
 
     def alone(self, name: str) -> AbstractAsyncContextManager[None]:
         return locked(self._root / "locks", name)
 
     def _holds(self, state: State) -> bool:
-        return all((self._root / layer / "u").is_dir() for layer in state.layers)
+        """Whether its layers are there; from then on they stay."""
+        with shared.locked(str(self._root)):
+            return shared.touch(str(self._root), state.layers, self._session)
 
-    def _name(self, name: str) -> Path:
-        return self._root / "names" / f"{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}.json"
+    def _write(self, at: str, text: str) -> None:
+        try:
+            shared.write_whole(str(self._root), self._session, at, text)
+        except FileNotFoundError:
+            raise SandboxLost("the sandbox helper died, and with it its place in the store") from None
+        except OSError as error:
+            raise (StoreFull(str(error)) if error.errno in (errno.ENOSPC, errno.EDQUOT) else error) from error
 
     async def _tool(self, state: State, argv: Sequence[str], limits: Limits = _TOOL, **how: Any) -> Execution:
         """One of the sandbox's own tools, which works or refuses."""
@@ -257,6 +283,7 @@ class Bubblewrap:
 
     async def _start(self, mode: Mode) -> None:
         tools = prerequisites.tools()
+        housekeeping.settle(self._root, mode)
         config = {
             "root": mode == "root",
             "slots": self._count,
@@ -291,6 +318,9 @@ class Bubblewrap:
 
     async def _stop(self) -> None:
         await self._proxy.stop()
+        if hasattr(self, "_watching"):
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
         if hasattr(self, "_listening"):
             self._writer.close()
             await self._helper.wait()
@@ -370,6 +400,10 @@ def _lacking(name: str) -> list[Held]:
     return [links] if name == "bubblewrap-root" else [links, renames]
 
 
+def _file_of(name: str) -> str:
+    return f"names/{shared.hashed(name)}.json"
+
+
 def _after(done: Execution) -> State:
     assert done.after is not None  # it was asked for, and the tool finished
     return done.after
@@ -380,6 +414,8 @@ def _sync(directory: Path) -> None:
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(handle):
-            raise OSError(ctypes.get_errno(), "cannot write the states to the disk")
+            number = ctypes.get_errno()
+            words = "cannot write the states to the disk"
+            raise StoreFull(words) if number in (errno.ENOSPC, errno.EDQUOT) else OSError(number, words)
     finally:
         os.close(handle)

@@ -27,6 +27,9 @@ UV = "/home/user/.local/bin/uv"
 LEAST_OF_UV = (3, 8)
 """Older Pythons are served by their own venv and pip."""
 
+ROOM = 512 << 20
+"""Bytes that an environment takes, about: an interpreter's packages. The repository comes to that."""
+
 _VERSION = "3"  # of these recipes for building: part of every key
 _LIMITS = Limits(seconds=1800, output=64 << 10, file_size=8 << 30, memory=16 << 30, processes=4096)
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -109,7 +112,7 @@ async def build(
     `base` is a state that has the interpreter (and Node, if that is wanted) itself, as an image does; None is the host's
     programs, with those directories of the host shown that the interpreter needs.
     Raises EnvironmentFailed if a command of the setup fails, Refused if the repository holds what comes after its base
-    commit and cannot be sealed, SandboxUnavailable if this machine lacks the interpreter. Nothing half-made is kept.
+    commit and cannot be sealed, SandboxUnavailable if this machine lacks the interpreter, NoRoom if the disk has too little left. Nothing half-made is kept.
     """
     if base is None:
         python = await asyncio.to_thread(interpreters.find_python, spec.python)
@@ -124,9 +127,12 @@ async def build(
     async with sandbox.alone(f"environment {key}"):
         if found := _kept(sandbox, key):
             return found
+        await sandbox.make_room(ROOM)
         dependencies = await _dependencies(sandbox, base, wanted, below, tell)
         tell("installing")
-        pristine = await sealed(sandbox, await _bring_in(sandbox, dependencies, source.contents(), npm=wanted.plan.npm))
+        contents = source.contents()
+        await sandbox.make_room(4 * len(contents.pack or contents.archive))
+        pristine = await sealed(sandbox, await _bring_in(sandbox, dependencies, contents, npm=wanted.plan.npm))
         installed = pristine
         if script := spec.setup or wanted.install():
             installed = await setup(sandbox, installed, script, "the setup", spec.env)

@@ -71,7 +71,7 @@ class Cell:
         out = err = b""
         try:
             if request["do"] == "base":
-                reply: dict[str, Any] = {"layers": [self._base(request["binds"])]}
+                reply: dict[str, Any] = {"layers": [self._base(request["binds"])], "session": self._store.session}
             else:
                 reply, out, err = self._execute(request, body, stop)
         except OSError as error:
@@ -106,8 +106,14 @@ class Cell:
         self, request: dict[str, Any], body: bytes, stop: enclosure.Stop
     ) -> tuple[dict[str, Any], bytes, bytes]:
         layers = tuple(request["layers"])
-        if not self._store.holds(layers):
-            raise enclosure.Problem("lost", f"the layers of state {layers[0]} are not in the store")
+        with self._store.used(layers) as there:
+            if not there:
+                raise enclosure.Problem("lost", f"the layers of state {layers[0]} are not in the store")
+            return self._execute_in(layers, request, body, stop)
+
+    def _execute_in(
+        self, layers: tuple[str, ...], request: dict[str, Any], body: bytes, stop: enclosure.Stop
+    ) -> tuple[dict[str, Any], bytes, bytes]:
         with open(f"{layers[-1]}/shown") as file:
             shown = json.load(file)
         with self._store.slot() as slot, ExitStack() as beside:

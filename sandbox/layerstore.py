@@ -1,10 +1,10 @@
-"""The store of frozen layers, `<name>/u`, each with the names of those under it, `<name>/below`. Standard library only.
+"""The store of frozen layers as an open session works in it. Standard library only. shared.py says what lies where.
 
 Any number of processes may use one store at once: what is being made lies in a `tmp-` directory that its maker holds
 locked, and appears under its name by one rename. All paths are relative to the store, the working directory.
 """
 
-# ruff: noqa: PTH102, PTH104, PTH112, PTH116, PTH208
+# ruff: noqa: PTH102, PTH104, PTH116, PTH208
 # Paths are short strings relative to the store, see cell.py.
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from runoff.sandbox import shared
     from runoff.sandbox.layers import Changed, Overlay
 else:
     sys.path.append(str(Path(__file__).parent))
+    import shared
     from layers import Changed, Overlay
 
 MAX_LAYERS = 3
@@ -44,23 +47,39 @@ class LayerStore:
         self._options = "volatile,index=off,metacopy=off," + (
             "userxattr" if prefix.startswith("user") else "redirect_dir=on"
         )
-        self._own, self._lock = _locked_directory()  # the lock lasts as long as this process
-        _remove_orphans()
+        self.session, self._lock = _locked_directory()  # the lock lasts as long as this process
 
     def holds(self, layers: Sequence[str]) -> bool:
-        return all(os.path.isdir(f"{name}/u") for name in layers)
+        """Whether layers are there; if so, they stay as long as this session is open and busy with them."""
+        with shared.locked("."):
+            return shared.touch(".", layers, self.session)
+
+    @contextmanager
+    def used(self, layers: Sequence[str]) -> Iterator[bool]:
+        """Whether layers are there; if so, nobody removes them meanwhile, however long it takes."""
+        handles: list[int] = []
+        try:
+            with shared.locked("."):
+                there = shared.touch(".", layers, self.session)
+                for name in layers if there else ():
+                    handles.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+                    fcntl.flock(handles[-1], fcntl.LOCK_SH)
+            yield there
+        finally:
+            for handle in handles:
+                os.close(handle)
 
     @contextmanager
     def slot(self) -> Iterator[str]:
         """A place to make a layer in; gone afterwards, unless it was published."""
-        slot = f"{self._own}/{next(self._count)}"
+        slot = f"{self.session}/{next(self._count)}"
         try:
             os.mkdir(slot)
             for part in "uwm":
                 os.mkdir(f"{slot}/{part}")
             yield slot
         finally:
-            _remove(slot)
+            remove(slot)
 
     def open(self, slot: str, layers: tuple[str, ...]) -> tuple[str, ...]:
         """Start from a state: a small topmost layer is copied into the slot. Returns the layers that are under it."""
@@ -89,6 +108,8 @@ class LayerStore:
         if len(below) > MAX_LAYERS:
             with self.slot() as merged:
                 stack = [upper, *(f"{name}/u" for name in below)]
+                for place in (merged, *below[:-1]):  # before any link is made: whoever sizes them must know
+                    _mark(f"{place}/{shared.LINKED}")
                 self._overlay.merge(stack[:-1], f"{merged}/u", stack[-1:], link=True)
                 return self._name(merged, below[-1:])
         return self._name(slot, below)
@@ -101,12 +122,19 @@ class LayerStore:
         with open(f"{slot}/below", "w") as file:
             file.write("\n".join(below))
         for part in "wm":
-            _remove(f"{slot}/{part}")
-        try:
-            os.rename(slot, name)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # those: the same content, written before
-                raise
+            remove(f"{slot}/{part}")
+        now = max(time.time_ns(), shared.began(self.session))
+        os.utime(f"{slot}/below", ns=(now, now))
+        with shared.locked("."):
+            if _moved(slot, name) or (
+                shared.below(".", name) == tuple(below) and shared.touch(".", [name], self.session)
+            ):
+                return  # or the same content was written before
+        with shared.locked(".", alone=True):  # what is there is damaged
+            if not (shared.below(".", name) == tuple(below) and shared.touch(".", [name], self.session)):
+                os.rename(name, f"{slot}.damaged")
+                _moved(slot, name)
+        remove(f"{slot}.damaged")
 
     def has_room(self) -> bool:
         """False: what commands said there is nobody's verdict, they may have met a full file system and hidden it."""
@@ -123,7 +151,7 @@ class LayerStore:
 def _locked_directory() -> tuple[str, int]:
     """A directory of our own that is locked as long as this process lives."""
     while True:
-        name = f"tmp-{os.urandom(8).hex()}"
+        name = shared.session_name()
         os.mkdir(name, 0o700)
         handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -133,21 +161,21 @@ def _locked_directory() -> tuple[str, int]:
         os.close(handle)
 
 
-def _remove_orphans() -> None:
-    """What processes left that were killed: their directories are locked no longer."""
-    for name in os.listdir("."):
-        if not name.startswith("tmp-"):
-            continue
-        with suppress(OSError):
-            handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(name)
-            finally:
-                os.close(handle)
+def _moved(slot: str, name: str) -> bool:
+    try:
+        os.rename(slot, name)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        return False
+    return True
 
 
-def _remove(path: str) -> None:
+def _mark(path: str) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+
+
+def remove(path: str) -> None:
     try:
         shutil.rmtree(path)
     except FileNotFoundError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
@@ -27,6 +28,7 @@ class SandboxError(Exception):
     ├── SandboxUnavailable   this machine cannot run the backend; `remedy` is the command that mends it
     ├── SandboxLost          the backend died under an execution, or a state's layers are gone: nobody's verdict
     ├── StoreFull            no space (or no inodes) left where the states live
+    │   └── NoRoom           too little for what is about to be done; said before it is begun
     ├── Refused              the sandbox's own tools said no: a file is not there, a patch does not apply
     """
 
@@ -42,6 +44,10 @@ class SandboxLost(SandboxError):
 
 
 class StoreFull(SandboxError):
+    pass
+
+
+class NoRoom(StoreFull):
     pass
 
 
@@ -248,15 +254,38 @@ class Sandbox(Protocol):
         ...
 
     def named(self, name: str) -> State | None:
-        """The state kept under a name, if its layers are still there."""
+        """The state kept under a name, if its layers are still there. In use from then on, see `refer`."""
         ...
 
     def find(self, digest: str) -> State | None:
-        """The state of a digest, if its layers are still there."""
+        """The state of a digest, if its layers are still there. In use from then on, see `refer`."""
         ...
 
     def keep(self, name: str, state: State) -> None:
-        """Give a state a name, durably, so that later processes find it and housekeeping leaves it."""
+        """Give a state a name, so that later processes find it. When it returns it outlives a power cut; a state without a
+        name outlives the kill of any process, not that."""
+        ...
+
+    def refer(self, path: Path) -> None:
+        """Say that this file, or files below this directory, will name states (JSON strings that begin with a digest).
+
+        Housekeeping removes what no name and no referrer keeps, and when states take too much the least recently used,
+        whatever keeps them. It never removes what an open sandbox may still be using: all that was used since it was opened.
+        A run of days must not fill a disk with that, so whoever calls `refer` promises more, for all it does with this
+        sandbox: what it will use again after half an hour stands in a referrer that it has not released, or can be lost.
+        A referrer whose path is gone refers to nothing.
+        """
+        ...
+
+    def release(self, path: Path) -> None:
+        """What this referrer names is not going to be used again by this process; it stays referred to."""
+        ...
+
+    async def make_room(self, size: int) -> None:
+        """See to it that so many bytes can be written, by removing what housekeeping may. Raises NoRoom, in a line for users.
+
+        Not promised: that they are still there later.
+        """
         ...
 
     def alone(self, name: str) -> AbstractAsyncContextManager[None]:
