@@ -38,8 +38,8 @@ def clean_command(
     place = states or Path.home() / ".cache" / "runoff" / "states"
     if everything and (older_than is not None or limit is not None):
         raise click.UsageError("--all removes everything; it goes with neither --older-than nor --limit")
-    if states and not states.is_dir():
-        raise BadTarget(f"{states} is no directory of states")
+    if states and not (states / "version").is_file():
+        raise BadTarget(f"{states} holds no states; give the directory that a run had as --states")
     if place.is_dir():
         unused = 0.0 if everything else older_than
         report = asyncio.run(collect(place, Wanted(limit=limit, tidy=True, unused=unused, dry_run=dry_run)))

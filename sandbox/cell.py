@@ -60,7 +60,8 @@ class Cell:
             number, body, stop = request["number"], asked.read(request["body"]), enclosure.Stop()
             self._running[number] = stop
             threading.Thread(target=self._answer, args=(number, request, body, stop), daemon=True).start()
-        os._exit(0)  # nothing to tidy: this is process 1
+        self._store.close()
+        os._exit(0)  # nothing more to tidy: this is process 1
 
     def _kill(self, number: int) -> None:
         with self._sending:

@@ -93,7 +93,8 @@ def settle(root: Path, mode: str | None) -> None:
     try:
         there = shared.settle(str(root), mode)
         if mode and not os.access(root, os.W_OK | os.X_OK):
-            raise OSError(errno.EROFS if os.geteuid() == 0 else errno.EACCES, "cannot be written")
+            number = errno.EROFS if os.statvfs(root).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(number, os.strerror(number))
     except shared.Unusable as error:
         raise SandboxUnavailable(error.what, error.remedy) from None
     except OSError as error:

@@ -4,7 +4,7 @@ Any number of processes may use one store at once: what is being made lies in a 
 locked, and appears under its name by one rename. All paths are relative to the store, the working directory.
 """
 
-# ruff: noqa: PTH102, PTH104, PTH116, PTH208
+# ruff: noqa: PTH102, PTH104, PTH106, PTH108, PTH116, PTH208
 # Paths are short strings relative to the store, see cell.py.
 from __future__ import annotations
 
@@ -135,6 +135,13 @@ class LayerStore:
                 os.rename(name, f"{slot}.damaged")
                 _moved(slot, name)
         remove(f"{slot}.damaged")
+
+    def close(self) -> None:
+        """Leave nothing, if nothing is being made; otherwise the collector tidies up."""
+        with suppress(OSError):
+            os.rmdir(self.session)
+        with suppress(OSError):
+            os.unlink(f"referrers/{self.session}")
 
     def has_room(self) -> bool:
         """False: what commands said there is nobody's verdict, they may have met a full file system and hidden it."""
