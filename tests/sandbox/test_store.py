@@ -319,7 +319,10 @@ def test_on_a_small_a_full_and_a_read_only_file_system(mode: Mode, tmp_path: Pat
     place.mkdir()
     alone = ("unshare", "--mount", *([] if mode == "root" else ["--map-root-user"]), "sh", "-c")
     mount = f'mount -t tmpfs -o size=16m none {place} && exec "$@"'
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *filter(None, sys.path)])}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *filter(None, sys.path)]),
+    }
     command = [*alone, mount, "sh", sys.executable, "-c", SMALL, str(place), mode]
     said = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     base = said.stdout.strip().rpartition("/")[2].strip("'")
