@@ -11,23 +11,20 @@ moved aside under the store's lock, in an instant, and removed afterwards. A sta
 needs it.
 """
 
-# ruff: noqa: PTH104, PTH108, PTH112, PTH116, PTH117, PTH208
+# ruff: noqa: PTH104, PTH108, PTH112, PTH116, PTH208
 from __future__ import annotations
 
 import ctypes
 import fcntl
 import heapq
 import json
-import mmap
 import os
-import re
 import resource
 import signal
-import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,12 +33,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runoff.sandbox import shared, sizes
     from runoff.sandbox.layerstore import remove
+    from runoff.sandbox.referrers import Referrers, listed
     from runoff.sandbox.sizes import Layer
 else:
     sys.path.append(str(Path(__file__).parent))
     import shared
     import sizes
     from layerstore import remove
+    from referrers import Referrers, listed
     from sizes import Layer
 
 LIMIT = 50 << 30
@@ -55,7 +54,6 @@ IDLE = 1800.0
 """Seconds after which a state that no execution uses, and that no referrer being written names, is idle."""
 
 _ROUND = 4000  # layers taken away under one lock: each is an open file
-_NAMED = re.compile(rb'"([a-z]?[0-9a-f]{32,64})\b')  # the quote makes it a hundred times as fast
 _PDEATHSIG = 1
 
 
@@ -141,17 +139,6 @@ def losers(
     return gone
 
 
-def named_in(path: str) -> set[str]:
-    """The names that stand, after a double quote, in a file or any file below a directory. Raises OSError."""
-    found: set[str] = set()
-    for file in _files(path):
-        with suppress(FileNotFoundError), open(file, "rb") as opened:
-            if os.fstat(opened.fileno()).st_size:
-                with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                    found.update(name.decode() for name in _NAMED.findall(view))
-    return found
-
-
 def _round(wanted: Wanted, report: Report) -> bool:
     """Take away some layers, and say how things stand then; True if there are more to take."""
     began = time.time_ns()
@@ -162,16 +149,18 @@ def _round(wanted: Wanted, report: Report) -> bool:
     over = total > report.limit
     if not (over or wanted.tidy or wanted.unused is not None):
         return False
-    referrers = _Referrers()
+    referrers = Referrers()
     taken: list[tuple[int, str]] = []
     with shared.locked(".", alone=True):
-        names = {path: _named(path) for path in _listed("names")}
+        names = {path: _named(path) for path in listed("names")}
         sessions = {*open_before, *_sessions()}
         protected = min([began, *map(shared.began, sessions)])
         fresh = _refreshed(layers)
+        named_there = referrers.writing(sessions)
+        writing = None if named_there is None else _closed(named_there, layers)
         environments = _closed((name for said in names.values() if said for name in said[1]), layers)
         referred = environments | (set(layers) if referrers.unreadable else _closed(referrers.named, layers))
-        busy = fresh | _busy(layers, protected, began - int(wanted.idle * 1e9), referrers.writing(sessions, layers))
+        busy = fresh | _busy(layers, protected, began - int(wanted.idle * 1e9), writing)
         goal = int(report.limit * ENOUGH) if over else total
         since = 0 if wanted.unused is None else began - int(wanted.unused * 1e9)
 
@@ -217,56 +206,6 @@ def _round(wanted: Wanted, report: Report) -> bool:
         os.close(handle)
     report.free = _free()
     return more
-
-
-class _Referrers:
-    """Which states files outside of the store name. Read without the lock: what is named later was used later."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.unreadable = False
-        self.named: set[str] = set()
-        self._gone: list[str] = []
-        self._found: dict[str, set[str]] = {}
-        for file in _listed("referrers"):
-            if os.path.basename(file).startswith("tmp-"):
-                continue
-            try:
-                path = Path(file).read_bytes().decode("utf-8", "surrogateescape")
-                if not os.path.isabs(path) or os.path.basename(file) != shared.hashed(path):
-                    raise ValueError
-                self._found[path] = named_in(path)
-                self.named |= self._found[path]
-            except ValueError:
-                self.notes.append(f"{file} is damaged")
-                self._gone.append(file)
-            except FileNotFoundError:
-                self._gone.append(file)
-            except OSError as error:
-                self.unreadable = True
-                self.notes.append(f"cannot read {path} ({error.strerror}): all states stay that it may name")
-
-    def writing(self, sessions: Collection[str], layers: Mapping[str, Layer]) -> set[str] | None:
-        """States named by what open sessions are still writing; None if one of them does not say what that is."""
-        named: set[str] = set()
-        for session in sessions:
-            try:
-                with open(f"referrers/{session}", encoding="utf-8", errors="surrogateescape") as file:
-                    paths = json.loads(file.read())
-            except (OSError, ValueError):
-                return None
-            for path in paths:
-                named |= self._found.get(path, set())
-        return _closed(named, layers)
-
-    def drop(self, sessions: Collection[str], protected: int) -> None:
-        for file in self._gone:
-            with suppress(FileNotFoundError):
-                if os.stat(file).st_mtime_ns < protected:
-                    os.unlink(file)
-        for file in _listed("referrers"):
-            if (name := os.path.basename(file)).startswith("tmp-") and name not in sessions:
-                os.unlink(file)
 
 
 def _busy(layers: Mapping[str, Layer], protected: int, idle: int, writing: set[str] | None) -> set[str]:
@@ -384,13 +323,6 @@ def _names_of_layers() -> list[str]:
     return [name for name in os.listdir(".") if shared.LAYER.fullmatch(name)]
 
 
-def _listed(folder: str) -> list[str]:
-    try:
-        return [f"{folder}/{name}" for name in sorted(os.listdir(folder))]
-    except FileNotFoundError:
-        return []
-
-
 def _closed(names: Iterable[str], layers: Mapping[str, Layer]) -> set[str]:
     """Layers and all that lie under them."""
     there = {name for name in names if name in layers}
@@ -402,22 +334,6 @@ def _used(name: str) -> int:
         with suppress(OSError):
             return os.lstat(path).st_mtime_ns
     return 0
-
-
-def _files(path: str) -> Iterator[str]:
-    if not stat.S_ISDIR(os.stat(path).st_mode):
-        yield path
-        return
-
-    def failed(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise error
-
-    for folder, _, names in os.walk(path, onerror=failed):
-        for name in names:
-            with suppress(FileNotFoundError):
-                if stat.S_ISREG(os.lstat(at := f"{folder}/{name}").st_mode):
-                    yield at
 
 
 def _add(table: dict[str, list[int]], kind: str, count: int, taken: int) -> None:

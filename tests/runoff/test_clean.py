@@ -66,7 +66,8 @@ def test_what_goes_is_said_first_and_then_goes(store: Path) -> None:
     assert len(layers(store)) == 3
     assert counts(said(store, "--older-than", "1d")["removed"]) == {}
     assert counts(said(store, "--limit", "1MiB")["removed"]) == {"runs": 1, "environments": 1}
-    assert counts(said(store, "--all")["removed"]) == {"environments": 0} or not layers(store)
+    said(store, "--all")
+    assert layers(store) == set()
 
 
 def test_a_run_that_is_active_keeps_what_it_uses(store: Path) -> None:

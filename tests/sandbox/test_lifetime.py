@@ -18,6 +18,7 @@ import pytest
 from runoff.sandbox import prerequisites
 from runoff.sandbox.bubblewrap import Bubblewrap, probe
 from runoff.sandbox.protocol import Base, Limits, Refused, SandboxLost, SandboxUnavailable
+from tests.sandbox.stores import left_of
 
 OWNER = """
 import asyncio, sys
@@ -66,19 +67,6 @@ def start(script: str, *arguments: str, alone: tuple[str, ...] = ()) -> subproce
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [*alone, sys.executable, "-c", script, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def left_of(*marks: str) -> list[str]:
-    """Processes with a mark in their command line, or in the table of what is mounted for them."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            said = (process / "cmdline").read_text().replace("\0", " ") + (process / "mountinfo").read_text()
-        except (OSError, UnicodeDecodeError):
-            continue
-        if process.name != str(os.getpid()) and any(mark in said for mark in marks):
-            found.append(f"{process.name} {said[:100]}")
-    return found
 
 
 async def test_another_process_finds_what_has_a_name(sandbox: Bubblewrap, tmp_path: Path, mode: str) -> None:
