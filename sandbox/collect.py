@@ -53,7 +53,7 @@ ENOUGH = 0.9
 IDLE = 1800.0
 """Seconds after which a state that no execution uses, and that no referrer being written names, is idle."""
 
-_ROUND = 4000  # layers taken away under one lock: each is an open file
+_ROUND = 1000  # layers taken away under one lock: each is an open file
 _PDEATHSIG = 1
 
 
@@ -168,7 +168,7 @@ def _round(wanted: Wanted, report: Report) -> bool:
             return losers(layers, referred, busy, limit=goal, tidy=wanted.tidy, unused_since=since)
 
         gone = going(busy)
-        while executing := {name for name in gone if _held(name)}:
+        while executing := {name for name in gone[:_ROUND] if _held(name)}:
             busy |= executing
             gone = going(busy)
         broken = [name for name in damaged if wanted.tidy and _used(name) < protected and not _held(name)]
@@ -189,7 +189,9 @@ def _round(wanted: Wanted, report: Report) -> bool:
         name: "environments" if name in environments else "runs" if name in referred else "unreferred"
         for name in layers
     }
-    left = {name: layer for name, layer in layers.items() if name not in set(gone)}
+    left = dict(layers)
+    for name in gone:
+        del left[name]
     report.kept = {}
     for kind in ("environments", "runs", "unreferred"):
         rest = [layer for name, layer in left.items() if kinds[name] == kind]

@@ -115,7 +115,7 @@ def test_over_the_limit_the_least_recently_used_go_first_and_names_before_states
             assert len(list((store / "names").iterdir())) == 3
         async with Bubblewrap(store, mode, limit=MIB):
             began = time.monotonic()
-            while on_disk(store) > MIB:
+            while len(layers(store)) > 1:  # the base, which the new session has used
                 assert time.monotonic() < began + 5
                 await asyncio.sleep(0.05)
 
@@ -208,10 +208,10 @@ async def test_a_damaged_store_heals(mode: Mode, sandbox: Bubblewrap, tmp_path: 
     async def again() -> State:
         async with Bubblewrap(store, mode) as opened:
             state = await written(opened, "content")
-            sandbox_state = opened.find(state.digest)
-            assert sandbox_state == state
+            assert opened.find(state.digest) == state
             assert await opened.read(state, "/testbed/f") == b"content"
-            opened.keep("name", state)
+            if not opened.named("name"):
+                opened.keep("name", state)
             return state
 
     state = await again()
