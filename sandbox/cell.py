@@ -137,7 +137,7 @@ class Cell:
         self, request: dict[str, Any], root: str, since: tuple[str, ...], at: str, beside: ExitStack
     ) -> tuple[dict[str, Any], bytes]:
         """The repository of an earlier state is shown beside this one, and the script told what may differ. See git.py."""
-        if not self._store.holds(since):
+        if not beside.enter_context(self._store.used(since)):
             raise enclosure.Problem("lost", f"the layers of state {since[0]} are not in the store")
         before = beside.enter_context(self._store.mounted(beside.enter_context(self._store.slot()), since))
         for tree, path in ((root, at), (before, at), (before, f"{at}/.git")):
