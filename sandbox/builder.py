@@ -112,7 +112,8 @@ async def build(
     `base` is a state that has the interpreter (and Node, if that is wanted) itself, as an image does; None is the host's
     programs, with those directories of the host shown that the interpreter needs.
     Raises EnvironmentFailed if a command of the setup fails, Refused if the repository holds what comes after its base
-    commit and cannot be sealed, SandboxUnavailable if this machine lacks the interpreter, NoRoom if the disk has too little left. Nothing half-made is kept.
+    commit and cannot be sealed, SandboxUnavailable if this machine lacks the interpreter, NoRoom if the disk has too little
+    left. Nothing half-made is kept.
     """
     if base is None:
         python = await asyncio.to_thread(interpreters.find_python, spec.python)
