@@ -31,6 +31,8 @@ def doctor_command(states: Path | None) -> int:
     findings = asyncio.run(probe())
     for finding in findings:
         line(finding.what, finding.ok, finding.detail)
+        for row in finding.holds:
+            click.echo(f"          {row.limit:<20} {row.how:<10} {row.detail}")
     sandboxes = [finding for finding in findings if finding.what.startswith("bubblewrap-")]
     usable = any(finding.ok for finding in sandboxes)
     free = shutil.disk_usage(_existing(place)).free

@@ -24,7 +24,8 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from runoff.sandbox import git, housekeeping, inside, prerequisites, shared
+from runoff.sandbox import git, held, housekeeping, inside, prerequisites, shared
+from runoff.sandbox.defences import DEFENCES, LIMITS
 from runoff.sandbox.lock import locked
 from runoff.sandbox.prerequisites import Finding, Mode
 from runoff.sandbox.protocol import (
@@ -54,6 +55,7 @@ INSIDE_UID = 1000
 _ERRORS: dict[str, type[SandboxError]] = {"refused": Refused, "full": StoreFull, "lost": SandboxLost}
 _TOOL = Limits(seconds=300, output=1 << 16, file_size=1 << 40)
 _LARGEST_DIFF = 64 << 20
+_NO_LIMIT = 1 << 62
 
 
 class Bubblewrap:
@@ -64,6 +66,9 @@ class Bubblewrap:
     wait in order. `index_hosts` are package indexes that setups may reach beside those that this machine's tools are
     configured with. `limit`, in bytes of states, is kept as long as this is open, see docs/how-to/states.md; None: 50 GiB,
     or half of what could be had, if that is less.
+
+    `without` is for tests only: it leaves out defences by their names in defences.py, so that an attack can be seen to
+    succeed. Nothing reads it from a configuration; such a sandbox has another name, and keeps no state.
     """
 
     def __init__(
@@ -74,8 +79,12 @@ class Bubblewrap:
         slots: int | None = None,
         index_hosts: Sequence[str] = (),
         limit: int | None = None,
+        without: frozenset[str] = frozenset(),
     ) -> None:
-        self.name = f"bubblewrap-{mode or 'root'}"
+        if unknown := without - DEFENCES.keys():
+            raise ValueError(f"no defence is called {', '.join(sorted(unknown))}")
+        self._without = without
+        self.name = self._named_after(mode or "root")
         self._root, self._mode = Path(root), mode
         self._count = slots or os.cpu_count() or 1
         self._slots = asyncio.Semaphore(self._count)
@@ -103,7 +112,7 @@ class Bubblewrap:
                 await self._stop()
                 raise
             else:
-                self.name = f"bubblewrap-{mode}"
+                self.name, self._opened = self._named_after(mode), mode
                 self._watching = asyncio.create_task(housekeeping.watch(self._root, self._limit))
                 break
         return self
@@ -117,7 +126,8 @@ class Bubblewrap:
         return self._cpu
 
     def holds(self) -> list[Held]:
-        return _lacking(self.name)
+        """As found when it was opened. A defence that was left out still stands here."""
+        return held.rows(self._opened, self._facts)
 
     async def base(self, base: Base | Image) -> State:
         if isinstance(base, Image):
@@ -163,7 +173,7 @@ class Bubblewrap:
                 stdin,
                 layers=list(state.layers),
                 argv=list(argv),
-                limits=limits.model_dump(),
+                limits=limits.model_dump() | self._unlimited(),
                 env=dict(env),
                 cwd=cwd,
                 proxy=proxy,
@@ -234,6 +244,8 @@ class Bubblewrap:
         return state if below is not None and self._holds(state) else None
 
     def keep(self, name: str, state: State) -> None:
+        if self._without:
+            raise ValueError(f"{self.name} is for tests, and keeps no state")
         if not self._holds(state):
             raise SandboxLost(f"the layers of state {state.digest} are not in the store")
         _sync(self._root)  # the layers too: what is named must be there after a power cut
@@ -269,6 +281,12 @@ class Bubblewrap:
         except OSError as error:
             raise (StoreFull(str(error)) if error.errno in (errno.ENOSPC, errno.EDQUOT) else error) from error
 
+    def _named_after(self, mode: Mode) -> str:
+        return " without ".join([f"bubblewrap-{mode}", *filter(None, [",".join(sorted(self._without))])])
+
+    def _unlimited(self) -> dict[str, int]:
+        return dict.fromkeys(LIMITS if "limits" in self._without else self._without.intersection(LIMITS), _NO_LIMIT)
+
     async def _tool(self, state: State, argv: Sequence[str], limits: Limits = _TOOL, **how: Any) -> Execution:
         """One of the sandbox's own tools, which works or refuses."""
         done = await self._execute(state, argv, limits, **how)
@@ -279,7 +297,8 @@ class Bubblewrap:
             raise StoreFull(words)
         if done.outcome == "lost":
             raise SandboxLost(words)
-        raise Refused(words or f"{argv[0]} {done.outcome}, exit code {done.exit_code}")
+        ended = f"killed for the limit on {done.limit}" if done.limit else f"{done.outcome}, exit code {done.exit_code}"
+        raise Refused(words or f"{argv[0]} {ended}")
 
     async def _start(self, mode: Mode) -> None:
         tools = prerequisites.tools()
@@ -290,8 +309,10 @@ class Bubblewrap:
             "uid": SANDBOX_UID if mode == "root" else INSIDE_UID,
             "bwrap": tools["bwrap"],
             "setpriv": tools["setpriv"],
+            "without": sorted(self._without),
         }
-        alone = ["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        alone = ["--mount", "--propagation", "private"]
+        alone += [] if "pids" in self._without else ["--pid", "--fork", "--kill-child", "--mount-proc"]
         ours, theirs = socket.socketpair()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the helper lives
         with theirs:
@@ -303,14 +324,15 @@ class Bubblewrap:
                 stdout=self._stderr,
                 stderr=self._stderr,
                 cwd=self._root,
-                env={"PATH": os.defpath},
+                env=dict(os.environ) if "environment" in self._without else {"PATH": os.defpath},
                 start_new_session=True,  # Ctrl-C is for us: we cancel what runs
             )
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
         self._lost = ""
         self._listening = asyncio.create_task(self._listen(reader))
         try:
-            done = await self.execute(await self.base(Base()), ["true"], freeze=False)
+            self._facts = held.Facts(**(await self._ask("facts")).said["facts"])
+            done = await self.execute(await self.base(Base()), ["true"], cwd="/", freeze=False)
         except (SandboxLost, Refused) as error:
             raise prerequisites.unavailable(mode, str(error), self._root) from error
         if done.exit_code != 0:
@@ -378,26 +400,14 @@ async def probe(root: Path | None = None) -> list[Finding]:
     for mode in modes:
         with tempfile.TemporaryDirectory(prefix="runoff-probe-", dir=root) as directory:
             try:
-                async with Bubblewrap(Path(directory) / "store", mode):
-                    findings.append(Finding(f"bubblewrap-{mode}", True, "a sandbox ran", None))
+                async with Bubblewrap(Path(directory) / "store", mode) as sandbox:
+                    what = held.remedy(mode, sandbox._facts) or "a sandbox ran"
+                    findings.append(Finding(f"bubblewrap-{mode}", True, what, None, tuple(sandbox.holds())))
             except SandboxUnavailable as error:
                 findings.append(Finding(f"bubblewrap-{mode}", False, error.what, error.remedy))
             except SandboxError as error:
                 findings.append(Finding(f"bubblewrap-{mode}", False, str(error), None))
     return findings
-
-
-def _lacking(name: str) -> list[Held]:
-    """What overlayfs cannot do, under the names that the conformance cases ask for."""
-    links = Held(
-        limit="hard links",
-        how="not held",
-        detail="a write to one name of a file in a frozen layer parts it from the others",
-    )
-    renames = Held(
-        limit="directory renames", how="not held", detail="EXDEV for a directory of a frozen layer; mv copies it"
-    )
-    return [links] if name == "bubblewrap-root" else [links, renames]
 
 
 def _file_of(name: str) -> str:

@@ -48,6 +48,7 @@ class Cell:
         self._store = layerstore.LayerStore("trusted.overlay." if config["root"] else "user.overlay.")
         self._owner = config["uid"] if config["root"] else os.getuid()
         self._uid = config["uid"]
+        self._look_at_mount_points = "mount-points" not in config["without"]
 
     def serve(self) -> None:
         """Until whoever asks is gone."""
@@ -61,6 +62,7 @@ class Cell:
             self._running[number] = stop
             threading.Thread(target=self._answer, args=(number, request, body, stop), daemon=True).start()
         self._store.close()
+        self._enclosure.close()
         os._exit(0)  # nothing more to tidy: this is process 1
 
     def _kill(self, number: int) -> None:
@@ -71,8 +73,11 @@ class Cell:
     def _answer(self, number: int, request: dict[str, Any], body: bytes, stop: enclosure.Stop) -> None:
         out = err = b""
         try:
-            if request["do"] == "base":
-                reply: dict[str, Any] = {"layers": [self._base(request["binds"])], "session": self._store.session}
+            reply: dict[str, Any]
+            if request["do"] == "facts":
+                reply = {"facts": self._enclosure.facts}
+            elif request["do"] == "base":
+                reply = {"layers": [self._base(request["binds"])], "session": self._store.session}
             else:
                 reply, out, err = self._execute(request, body, stop)
         except OSError as error:
@@ -120,18 +125,19 @@ class Cell:
         with self._store.slot() as slot, ExitStack() as beside:
             below = self._store.open(slot, layers)
             with self._store.mounted(slot, below) as root:
-                for path in skeleton.mount_points(shown):
+                for path in skeleton.mount_points(shown) if self._look_at_mount_points else []:
                     _refuse_moved(root, path)
                 if compared := request.get("compared"):
                     request, body = self._compare(request, root, tuple(compared["since"]), compared["at"], beside)
-                ran = self._enclosure.run(root, shown, request, body, stop, self._store.has_room)
+                upper = f"{slot}/u"
+                ran = self._enclosure.run(root, upper, shown, request, body, stop, self._store.has_room)
             if not self._store.has_room():
                 raise OSError(errno.ENOSPC, "no space left where the states live")
-            frozen = ran.outcome in ("finished", "timed out") and request["freeze"]
-            after = self._store.freeze(slot, below) if frozen else None
-        reply = {"outcome": ran.outcome, "exit_code": ran.exit_code, "seconds": ran.seconds, "after": after}
+            kept = ran.outcome != "lost" and ran.limit not in ("disk", "files")
+            after = self._store.freeze(slot, below) if kept and request["freeze"] else None
+        reply = {"outcome": ran.outcome, "limit": ran.limit, "exit_code": ran.exit_code, "seconds": ran.seconds}
         dropped = ran.stdout.dropped + ran.stderr.dropped
-        return reply | {"dropped": dropped}, ran.stdout.kept(), ran.stderr.kept()
+        return reply | {"after": after, "dropped": dropped}, ran.stdout.kept(), ran.stderr.kept()
 
     def _compare(
         self, request: dict[str, Any], root: str, since: tuple[str, ...], at: str, beside: ExitStack
@@ -186,6 +192,9 @@ if __name__ == "__main__":
     sys.setrecursionlimit(20_000)  # a tree is as deep as a sandbox likes
     threading.stack_size(16 << 20)
     os.umask(0o022)
-    _forget_keys()
-    cell = Cell(json.loads(sys.argv[1]))
-    cell.serve()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a walk holds one for each level
+    config = json.loads(sys.argv[1])
+    if "keyring" not in config["without"]:
+        _forget_keys()
+    Cell(config).serve()

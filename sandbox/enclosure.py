@@ -6,12 +6,14 @@ Part of the sandbox's helper (cell.py), standard library only.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -20,17 +22,19 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from runoff.sandbox import usernamespace
+    from runoff.sandbox import cgroups, defences, seccomp, usernamespace, watch
 else:
     sys.path.append(str(Path(__file__).parent))
+    import cgroups
+    import defences
+    import seccomp
     import usernamespace
+    import watch
 
 SHARED_MEMORY = 256 << 20
 """Bytes of /dev/shm."""
-OPEN_FILES = 4096
 
 _ENVIRONMENT = {"PATH": "/env/bin:/usr/local/bin:/usr/bin:/bin", "HOME": "/home/user", "LANG": "C.UTF-8"}
-_LOOK = 1.0  # seconds between two looks at how much room is left
 
 
 class Problem(Exception):
@@ -79,23 +83,76 @@ class Capped:
 
 class Ran(NamedTuple):
     outcome: str
+    limit: str | None
     exit_code: int | None
     seconds: float
     stdout: Capped
     stderr: Capped
 
 
+class _Slot:
+    """What one execution at a time uses. Its thread is in the slot's control group, and so is all that it starts.
+
+    bubblewrap is to die with the thread that started it, so the thread stays.
+    """
+
+    def __init__(self, group: cgroups.Group, namespace: int | None) -> None:
+        self.group, self.namespace = group, namespace
+        self._asked, self._answers = SimpleQueue[Callable[[], Any]](), SimpleQueue[Any]()
+        threading.Thread(target=self._serve, daemon=True).start()
+        self._call(group.enter)
+
+    def start(self, command: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
+        process: subprocess.Popen[bytes] = self._call(lambda: subprocess.Popen(command, **how))
+        return process
+
+    def _call(self, what: Callable[[], Any]) -> Any:
+        self._asked.put(what)
+        answer = self._answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _serve(self) -> None:
+        while True:
+            what = self._asked.get()
+            try:
+                answer = what()
+            except Exception as error:  # whoever asked raises it
+                answer = error
+            self._answers.put(answer)
+
+
 class Enclosure:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._bwrap, self._setpriv, self._root = config["bwrap"], config["setpriv"], config["root"]
-        self._uid, users = config["uid"], (0, config["uid"])
-        self._free = SimpleQueue[int | None]()
-        for namespace in usernamespace.pool(users, config["slots"]) if self._root else [None] * config["slots"]:
-            self._free.put(namespace)
+        self._uid, users, count = config["uid"], (0, config["uid"]), config["slots"]
+        self._without = frozenset(config["without"])
+        own = self._root and "userns" not in self._without
+        namespaces = usernamespace.pool(users, count) if own else [None] * count
+        self._cgroups = cgroups.Cgroups(count, "cgroups" not in self._without)
+        watched = "memory" not in self._cgroups.holds
+        self._filter = None if "seccomp" in self._without else seccomp.Filter(watched)
+        self._masks = defences.masks(_is_open)
+        self._free = SimpleQueue[_Slot]()
+        for group, namespace in zip(self._cgroups.groups, namespaces, strict=True):
+            self._free.put(_Slot(group, namespace))
+        groups = self._cgroups
+        self.facts = {
+            "version": groups.version,
+            "controllers": sorted(groups.holds),
+            "why": groups.why,
+            "namespaces": not self._root or None not in namespaces,
+        }
+        """What the table of limits depends on, see held.py."""
+
+    def close(self) -> None:
+        self._cgroups.remove()
 
     def run(
         self,
         root: str,
+        upper: str,
         shown: Sequence[str],
         request: Mapping[str, Any],
         stdin: bytes,
@@ -103,77 +160,70 @@ class Enclosure:
         has_room: Callable[[], bool],
     ) -> Ran:
         """Returns when process 1 of the sandbox was reaped, and so the last process in it is gone."""
+        limits = request["limits"]
         with ExitStack() as ours:
-            namespace = self._free.get()
-            ours.callback(self._free.put, namespace)
+            slot = self._free.get()
+            ours.callback(self._free.put, slot)
             with ExitStack() as theirs:
                 told, tell = _pipe(ours, theirs)
                 gate, opener = _pipe(theirs, ours)
                 kept = {"--json-status-fd": tell, "--block-fd": gate}
-                if namespace is not None:
-                    kept["--userns"] = namespace
+                if slot.namespace is not None:
+                    kept["--userns"] = slot.namespace
+                if self._filter:
+                    kept["--seccomp"] = self._filter.open()
+                    theirs.callback(os.close, kept["--seccomp"])
+                slot.group.begin(limits["memory"], limits["processes"])
                 began = time.monotonic()
-                process = subprocess.Popen(
+                process = slot.start(
                     self._command(root, shown, request, kept),
                     stdin=_file(stdin, theirs),
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     pass_fds=tuple(kept.values()),
-                    env={},  # bubblewrap's own environment can be read inside, in /proc/1
+                    env=dict(os.environ) if "environment" in self._without else {},  # it can be read inside, in /proc/1
                 )
-            running = _Running(process, told, request["limits"], ours)
+            running = _Running(process, told, limits, slot.group, ours)
+            watching = watch.Watch(running.first, limits, slot.group, upper, has_room)
             if request["proxy"] and running.first:
                 ours.enter_context(_relayed(running.first, request["proxy"]))
             with suppress(BrokenPipeError):  # it died
                 os.write(opener, b".")  # only now, with its limits set, does it start the command
-            return running.finish(began, stop, has_room)
+            return running.finish(began, stop, watching)
 
     def _command(
         self, root: str, shown: Sequence[str], request: Mapping[str, Any], kept: Mapping[str, int]
     ) -> list[str]:
-        """Every kind of isolation is asked for by name: bubblewrap isolates nothing by itself."""
-        command = [self._bwrap, "--bind", root, "/"]
-        for path in shown:
-            command += ["--ro-bind", path, path]
-        command += [
-            "--proc",
-            "/proc",
-            "--dev",
-            "/dev",
-            "--perms",
-            "1777",
-            "--size",
-            str(SHARED_MEMORY),
-            "--tmpfs",
-            "/dev/shm",
-        ]
-        for path, source in request.get("beside", {}).items():
-            command += ["--ro-bind", source, path]
-        command += ["--remount-ro", "/dev", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
-        command += ["--unshare-net"]  # also for setups: see relay.py
-        command += ["--die-with-parent", "--new-session", "--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv"]
-        for name, value in (_ENVIRONMENT | request["env"]).items():
-            command += ["--setenv", name, value]
-        become = [self._setpriv, "--no-new-privs"]
-        if self._root:  # what setpriv needs to become the user, and the directories of the user that it starts in
-            for capability in ("SETUID", "SETGID", "SETPCAP", "DAC_READ_SEARCH"):
-                command += ["--cap-add", f"CAP_{capability}"]
-            become += [f"--reuid={self._uid}", f"--regid={self._uid}", "--clear-groups"]
-            become += ["--inh-caps=-all", "--bounding-set=-all"]
-        else:
-            command += ["--unshare-user", "--disable-userns", "--uid", str(self._uid), "--gid", str(self._uid)]
-        for option, handle in kept.items():
-            command += [option, str(handle)]
-        command += ["--chdir", request["cwd"]]
-        return [*command, "--", *become, "--", *request["argv"]]
+        isolated = defences.command(
+            (self._bwrap, self._setpriv),
+            self._without,
+            root=root,
+            read_only=shown,
+            beside=request.get("beside", {}),
+            masks=self._masks,
+            shared_memory=SHARED_MEMORY,
+            user=self._uid,
+            become=self._root,
+            environment=_ENVIRONMENT | request["env"],
+            handles=kept,
+            cwd=request["cwd"],
+        )
+        return [*isolated, *request["argv"]]
 
 
 class _Running:
     """A bubblewrap that was started, and process 1 of its sandbox, its child."""
 
-    def __init__(self, process: subprocess.Popen[bytes], told: int, limits: Mapping[str, Any], own: ExitStack) -> None:
-        self._process, self._told, self._seconds = process, told, limits["seconds"]
-        self._said = b""
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        told: int,
+        limits: Mapping[str, Any],
+        group: cgroups.Group,
+        own: ExitStack,
+    ) -> None:
+        self._process, self._told, self._seconds, self._group = process, told, limits["seconds"], group
+        self._said, self._cpu_seconds = b"", 0.0
         while b"\n" not in self._said and (chunk := os.read(told, 4096)):
             self._said += chunk
         self.first = json.loads(self._said.splitlines()[0])["child-pid"] if self._said else None
@@ -183,11 +233,12 @@ class _Running:
             if self.first:
                 self._handle = os.pidfd_open(self.first)
                 own.callback(os.close, self._handle)
-                _limit(self.first, limits)
+                group.take(self.first)
+                _limit(self.first, limits, "memory" in group.holds)
 
-    def finish(self, began: float, stop: Stop, has_room: Callable[[], bool]) -> Ran:
+    def finish(self, began: float, stop: Stop, watching: watch.Watch) -> Ran:
         """Read what it writes until it is dead; kill it for the first reason there is."""
-        reason, looked, ended = "", began, 0.0
+        reason, ended = "", 0.0
         stdout, stderr = self._process.stdout, self._process.stderr
         assert stdout
         assert stderr
@@ -195,13 +246,15 @@ class _Running:
             waiting.register(stdout, selectors.EVENT_READ, self._out.add)
             waiting.register(stderr, selectors.EVENT_READ, self._err.add)
             waiting.register(self._told, selectors.EVENT_READ, self._hear)
-            waiting.register(stop.handle, selectors.EVENT_READ)
-            while len(waiting.get_map()) > 1:  # all but `stop` end by themselves once all in there are dead
-                left = max(0.0, min(began + self._seconds, looked + _LOOK) - time.monotonic())
+            for event in filter(None, (stop.handle, self._group.event)):  # these never end
+                waiting.register(event, selectors.EVENT_READ)
+            others = len(waiting.get_map()) - 3
+            while len(waiting.get_map()) > others:  # the streams end once all in there are dead
+                left = max(0.0, min(began + self._seconds, watching.due) - time.monotonic())
                 for key, _ in waiting.select(None if reason or ended else left):
                     if key.data is None:
-                        os.eventfd_read(stop.handle)
-                        reason = reason or "cancelled"
+                        os.eventfd_read(key.fd)
+                        reason = reason or ("cancelled" if key.fd == stop.handle else watching.out_of_memory())
                     elif chunk := os.read(key.fd, 1 << 16):
                         key.data(chunk)
                     else:
@@ -209,13 +262,14 @@ class _Running:
                         ended = self._reap() if key.fileobj == self._told else ended
                 if ended:
                     continue
-                if not reason and time.monotonic() > looked + _LOOK:
-                    looked = time.monotonic()
-                    reason = "" if has_room() else "full"
+                if not reason and time.monotonic() >= watching.due:
+                    reason = watching.look()
                 if not reason and time.monotonic() >= began + self._seconds:
                     reason = "timed out"
                 if reason:
                     self._kill()
+        if reason in ("", "timed out"):
+            reason = watching.end(self._cpu_seconds) or reason
         return self._ran(reason, ended - began)
 
     def _hear(self, chunk: bytes) -> None:
@@ -226,14 +280,17 @@ class _Running:
         with suppress(ProcessLookupError):
             if self._handle is not None:
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        self._group.kill()
         self._process.kill()
 
     def _reap(self) -> float:
         """bubblewrap may leave before its process 1, which becomes ours, and ends after all others in there."""
-        self._process.wait()
-        with suppress(ChildProcessError):
-            if self.first:
-                os.waitpid(self.first, 0)
+        for number in filter(None, (self._process.pid, self.first)):
+            with suppress(ChildProcessError):
+                _, status, used = os.wait4(number, 0)
+                self._cpu_seconds += used.ru_utime + used.ru_stime
+                if number == self._process.pid:
+                    self._process.returncode = os.waitstatus_to_exitcode(status)
         return time.monotonic()
 
     def _ran(self, reason: str, seconds: float) -> Ran:
@@ -243,10 +300,17 @@ class _Running:
         for line in self._said.splitlines():
             told |= json.loads(line)
         code = None if reason else told.get("exit-code")
-        outcome = reason or ("lost" if code is None else "finished")
+        limit = reason if reason in ("memory", "cpu", "disk", "files") else None
+        outcome = "killed" if limit else reason or ("lost" if code is None else "finished")
         if outcome == "lost" and b"Can't chdir" in (words := self._err.kept()):
             raise Problem("refused", words.decode("utf-8", "replace").strip())
-        return Ran(outcome, code, seconds, self._out, self._err)
+        return Ran(outcome, limit, code, seconds, self._out, self._err)
+
+
+def _is_open(path: str) -> bool:
+    with suppress(FileNotFoundError):
+        return bool(Path(path).stat().st_mode & 0o006)
+    return False
 
 
 def _relayed(process: int, proxy: Sequence[Any]) -> AbstractContextManager[None]:
@@ -281,15 +345,20 @@ def _file(data: bytes, own: ExitStack) -> int:
     return handle
 
 
-def _limit(process: int, limits: Mapping[str, int]) -> None:
-    """On process 1, which waits at the gate; all others are its children. Never above what this process may have."""
+def _limit(process: int, limits: Mapping[str, Any], memory_is_enforced: bool) -> None:
+    """On process 1, which waits at the gate; all others are its children. Never above what this process may have.
+
+    Of memory only what a process may write to counts: some reserve far more addresses than they ever use.
+    """
     wanted = {
-        resource.RLIMIT_AS: limits["memory"],
+        resource.RLIMIT_CPU: math.ceil(limits["cpu_seconds"]) + 1,  # the total is met first
         resource.RLIMIT_FSIZE: limits["file_size"],
         resource.RLIMIT_NPROC: limits["processes"],
-        resource.RLIMIT_NOFILE: OPEN_FILES,
+        resource.RLIMIT_NOFILE: limits["open_files"],
         resource.RLIMIT_CORE: 0,
     }
+    if not memory_is_enforced:
+        wanted[resource.RLIMIT_DATA] = limits["memory"]
     for which, most in wanted.items():
         hard = resource.getrlimit(which)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)

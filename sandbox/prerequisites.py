@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from runoff.sandbox.protocol import SandboxUnavailable
+from runoff.sandbox.protocol import Held, SandboxUnavailable
+from runoff.sandbox.seccomp import LIBRARY
 
 Mode = Literal["root", "rootless"]
 
@@ -47,11 +49,13 @@ class Finding:
     ok: bool
     detail: str
     remedy: str | None
+    holds: tuple[Held, ...] = ()
+    """The table of a backend that ran."""
 
 
 def findings() -> list[Finding]:
     """The tools and the kernel's switches. That all is there does not yet prove that a sandbox runs."""
-    found = [_tool(name) for name in _PACKAGES]
+    found = [*(_tool(name) for name in _PACKAGES), _filters()]
     there = _overlay()
     found.append(
         Finding(
@@ -65,6 +69,8 @@ def findings() -> list[Finding]:
 
 def tools() -> dict[str, str]:
     """Where the tools are. Raises SandboxUnavailable for the first that is not there or too old."""
+    if remedy := _filters().remedy:
+        raise SandboxUnavailable("libseccomp: not found", remedy)
     return {name: tool(name) for name in _PACKAGES if name not in _FOR_SETUPS}
 
 
@@ -97,6 +103,14 @@ def _tool(name: str) -> Finding:
     if name == "bwrap":
         return _version(path)
     return Finding(name, True, path, None)
+
+
+def _filters() -> Finding:
+    try:
+        ctypes.CDLL(LIBRARY)
+    except OSError:
+        return Finding("libseccomp", False, "not found", "apt-get install libseccomp2")
+    return Finding("libseccomp", True, LIBRARY, None)
 
 
 def _version(path: str) -> Finding:

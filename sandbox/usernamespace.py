@@ -25,7 +25,7 @@ def pool(users: tuple[int, ...], count: int) -> list[int | None]:
 
 
 def _make(users: tuple[int, ...]) -> int:
-    """A child enters a new namespace, and lives only until we have a handle of it."""
+    """A child enters a new namespace, and lives only until we have a handle of it. No further one can be made in it."""
     there, tell = os.pipe()
     wait, go = os.pipe()
     child = os.fork()
@@ -33,6 +33,10 @@ def _make(users: tuple[int, ...]) -> int:
         if _libc.unshare(_CLONE_NEWUSER) == 0:
             os.write(tell, b".")
             os.close(go)
+            os.read(wait, 1)
+            with suppress(OSError), open("/proc/sys/user/max_user_namespaces", "w") as file:
+                file.write("0")
+            os.write(tell, b".")
             os.read(wait, 1)
         os._exit(0)
     try:
@@ -42,6 +46,8 @@ def _make(users: tuple[int, ...]) -> int:
         for which in ("uid_map", "gid_map"):
             with open(f"/proc/{child}/{which}", "w") as file:
                 file.write("".join(f"{user} {user} 1\n" for user in users))
+        os.write(go, b".")
+        os.read(there, 1)
         return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         for handle in (there, wait, go):

@@ -62,10 +62,14 @@ async def _opened(item: pytest.Function) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """The rootless tests come last, and have long begun by then."""
-    tests = [item for item in session.items if isinstance(item, pytest.Function) and "[rootless" in item.name]
+    tests = [item for item in session.items if isinstance(item, pytest.Function) and _mode(item) == "rootless"]
     if os.geteuid() == 0 and tests and not session.config.option.collectonly:
         session.items.sort(key=lambda item: item in tests)
         session.stash[_nobody] = _start_as_nobody([test.nodeid for test in tests])
+
+
+def _mode(item: pytest.Function) -> object:
+    return item.callspec.params.get("mode") if hasattr(item, "callspec") else None
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
