@@ -24,7 +24,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from runoff.sandbox import git, held, housekeeping, inside, prerequisites, shared
+from runoff.sandbox import git, held, housekeeping, images, inside, prerequisites, shared
 from runoff.sandbox.defences import DEFENCES, LIMITS
 from runoff.sandbox.lock import locked
 from runoff.sandbox.prerequisites import Finding, Mode
@@ -89,7 +89,7 @@ class Bubblewrap:
         self._count = slots or os.cpu_count() or 1
         self._slots = asyncio.Semaphore(self._count)
         self._numbers, self._waiting = itertools.count(1), dict[int, asyncio.Future[_Answer]]()
-        self._bases: dict[Base, State] = {}
+        self._bases: dict[Base | Image, State] = {}
         self._limit, self._session, self._writing = limit, "", list[str]()
         self._cpu, self._lost = 0.0, "it is not open"
         self._proxy = Proxy(index_hosts)
@@ -130,12 +130,13 @@ class Bubblewrap:
         return held.rows(self._opened, self._facts)
 
     async def base(self, base: Base | Image) -> State:
-        if isinstance(base, Image):
-            raise Refused(f"{base.reference}: images are not supported yet")
         if base not in self._bases or not self._holds(self._bases[base]):
-            answer = await self._ask("base", binds=list(base.binds))
-            self._bases[base] = State(layers=answer.layers("layers"))
-            self._session = answer.said["session"]
+            if isinstance(base, Image):
+                self._bases[base] = await images.base(base.reference, self._import, self._root, self._slots)
+            else:
+                answer = await self._ask("base", binds=list(base.binds))
+                self._bases[base] = State(layers=answer.layers("layers"))
+                self._session = answer.said["session"]
         return self._bases[base]
 
     async def execute(
@@ -240,7 +241,8 @@ class Bubblewrap:
     def find(self, digest: str) -> State | None:
         """The state of a digest, if its layers are still there."""
         below = shared.below(str(self._root), digest)
-        state = State(layers=(digest, *(below or ())))
+        base = (self._root / digest / "shown").exists()  # what an image's base lies on is its own affair
+        state = State(layers=(digest, *(() if base else below or ())))
         return state if below is not None and self._holds(state) else None
 
     def keep(self, name: str, state: State) -> None:
@@ -300,6 +302,9 @@ class Bubblewrap:
         ended = f"killed for the limit on {done.limit}" if done.limit else f"{done.outcome}, exit code {done.exit_code}"
         raise Refused(words or f"{argv[0]} {ended}")
 
+    async def _import(self, do: str, **what: Any) -> dict[str, Any]:
+        return (await self._ask(f"image {do}", **what)).said
+
     async def _start(self, mode: Mode) -> None:
         tools = prerequisites.tools()
         housekeeping.settle(self._root, mode)
@@ -309,6 +314,7 @@ class Bubblewrap:
             "uid": SANDBOX_UID if mode == "root" else INSIDE_UID,
             "bwrap": tools["bwrap"],
             "setpriv": tools["setpriv"],
+            "nsenter": tools["nsenter"],
             "without": sorted(self._without),
         }
         alone = ["--mount", "--propagation", "private"]

@@ -9,7 +9,7 @@ and the mount table inside a sandbox does not say where the store lies.
     answered   one JSON line, then `stdout` + `stderr` bytes; in any order, each with the number of what was asked
 """
 
-# ruff: noqa: PTH112, PTH114
+# ruff: noqa: PTH102, PTH106, PTH110, PTH112, PTH114
 # Paths are short strings relative to the store; an execution handles hundreds of them.
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ import resource
 import socket
 import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runoff.sandbox import enclosure, layerstore, skeleton
+    from runoff.sandbox import enclosure, imagelayers, layerstore, skeleton
 else:  # -I leaves the directory of this file off the path
     sys.path.append(str(Path(__file__).parent))
     import enclosure
+    import imagelayers
     import layerstore
     import skeleton
 
@@ -36,6 +38,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _COMMANDS_OWN_FAULT = (errno.ENAMETOOLONG, errno.E2BIG, errno.ELOOP)
 _RULES = (".gitignore", ".gitattributes")
 """A change of these says something about files that did not change."""
+_PLACE = "/sys/module"
 _JOIN_SESSION_KEYRING = 1
 _KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219}
 
@@ -45,9 +48,11 @@ class Cell:
         self._socket = socket.socket(fileno=0)
         self._sending, self._running = threading.Lock(), dict[int, enclosure.Stop]()
         self._enclosure = enclosure.Enclosure(config)
-        self._store = layerstore.LayerStore("trusted.overlay." if config["root"] else "user.overlay.")
+        prefix = "trusted.overlay." if config["root"] else "user.overlay."
+        self._store = layerstore.LayerStore(prefix)
         self._owner = config["uid"] if config["root"] else os.getuid()
-        self._uid = config["uid"]
+        self._uid, self._root, self._open = config["uid"], config["root"], threading.Lock()
+        self._images = imagelayers.ImageLayers(self._store, self._enclosure, prefix, self._owner, self._uid)
         self._look_at_mount_points = "mount-points" not in config["without"]
 
     def serve(self) -> None:
@@ -78,6 +83,8 @@ class Cell:
                 reply = {"facts": self._enclosure.facts}
             elif request["do"] == "base":
                 reply = {"layers": [self._base(request["binds"])], "session": self._store.session}
+            elif request["do"].startswith("image"):
+                reply = self._image(request, stop)
             else:
                 reply, out, err = self._execute(request, body, stop)
         except OSError as error:
@@ -108,6 +115,27 @@ class Cell:
                 self._store.publish(slot, name, ())
         return name
 
+    def _image(self, request: dict[str, Any], stop: enclosure.Stop) -> dict[str, Any]:
+        """The steps of an import, in the order in which images.py asks for them."""
+        room = f"{self._store.session}/{request['room']}"
+        if request["do"] == "image room":
+            os.mkdir(room)
+            return {"room": room}
+        if request["do"] == "image missing":
+            return {"missing": self._images.missing(request["diff_ids"])}
+        if request["do"] == "image layer":
+            base, file = self._base([]), f"{room}/{request['file']}"
+            shown = skeleton.mounts([])
+            diff_id, limits = request["diff_id"], request["limits"]
+            return {"dropped": self._images.unpack(base, shown, file, diff_id, room, limits, stop)}
+        if request["do"] == "image publish":
+            self._images.publish(room, request["diff_ids"])
+            return {}
+        if request["do"] == "image base":
+            return {"layers": [self._images.base(request["diff_ids"], request["env"])]}
+        layerstore.remove(room)
+        return {}
+
     def _execute(
         self, request: dict[str, Any], body: bytes, stop: enclosure.Stop
     ) -> tuple[dict[str, Any], bytes, bytes]:
@@ -122,9 +150,15 @@ class Cell:
     ) -> tuple[dict[str, Any], bytes, bytes]:
         with open(f"{layers[-1]}/shown") as file:
             shown = json.load(file)
-        with self._store.slot() as slot, ExitStack() as beside:
+        foreign = os.path.exists(f"{layers[-1]}/image")
+        if foreign:
+            with open(f"{layers[-1]}/image") as file:
+                request |= {"foreign": True, "env": json.load(file)["env"] | request["env"]}
+        with self._store.slot() as slot, ExitStack() as beside, self._within_reach(slot, foreign=foreign) as at:
             below = self._store.open(slot, layers)
-            with self._store.mounted(slot, below) as root:
+            if foreign:  # as in a container, all of it is the user's
+                os.chown(f"{slot}/u", self._owner, self._owner)
+            with self._store.mounted(slot, below, at) as root:
                 for path in skeleton.mount_points(shown) if self._look_at_mount_points else []:
                     _refuse_moved(root, path)
                 if compared := request.get("compared"):
@@ -145,7 +179,9 @@ class Cell:
         """The repository of an earlier state is shown beside this one, and the script told what may differ. See git.py."""
         if not beside.enter_context(self._store.used(since)):
             raise enclosure.Problem("lost", f"the layers of state {since[0]} are not in the store")
-        before = beside.enter_context(self._store.mounted(beside.enter_context(self._store.slot()), since))
+        slot = beside.enter_context(self._store.slot())
+        place = beside.enter_context(self._within_reach(slot, foreign=bool(request.get("foreign"))))
+        before = beside.enter_context(self._store.mounted(slot, since, place))
         for tree, path in ((root, at), (before, at), (before, f"{at}/.git")):
             if not _is_plain_directory(tree, path):
                 raise enclosure.Problem(
@@ -159,6 +195,25 @@ class Cell:
             told, body = {"LISTED": f"{len(present)} {len(gone)}"}, present + gone
         shown = {"/dev/since": f"{before}{at}/.git"}
         return request | {"env": request["env"] | told, "beside": shown}, body
+
+    @contextmanager
+    def _within_reach(self, slot: str, *, foreign: bool) -> Iterator[str]:
+        """Where bubblewrap finds an image's root: it runs as the user then, to whom the way to the store is closed.
+
+        A place in our own mount namespace in which nobody keeps states or tools.
+        """
+        if not (foreign and self._root):
+            yield ""
+            return
+        with self._open:
+            if not os.path.ismount(_PLACE):
+                layerstore.mount_small(_PLACE)
+        at = f"{_PLACE}/{slot.replace('/', '-')}"
+        os.mkdir(at)
+        try:
+            yield at
+        finally:
+            os.rmdir(at)
 
 
 def _is_plain_directory(root: str, path: str) -> bool:

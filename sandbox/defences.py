@@ -72,7 +72,7 @@ def masks(is_open: Callable[[str], bool]) -> list[str]:
 
 
 def command(
-    tools: tuple[str, str],
+    tools: tuple[str, str | None],
     without: Collection[str],
     *,
     root: str,
@@ -86,8 +86,8 @@ def command(
     handles: Mapping[str, int],
     cwd: str,
 ) -> list[str]:
-    """How bubblewrap is called, up to the command that it is to run. `tools`: where bwrap and setpriv are;
-    `beside`: where what is shown for this one only comes from, by its path.
+    """How bubblewrap is called, up to the command that it is to run. `tools`: where bwrap is, and setpriv inside (None:
+    nothing inside is believed to be it, and whoever runs this is the user already); `beside`: where what is shown for this one only comes from, by its path.
 
     `become`: root runs it, and setpriv becomes the user; otherwise a user namespace makes whoever runs it that user.
     Every kind of isolation is asked for by name: bubblewrap isolates nothing by itself.
@@ -135,4 +135,5 @@ def command(
     def kept(parts: Mapping[str, list[str]]) -> list[str]:
         return [part for name, said in parts.items() for part in (instead.get(name, []) if name in without else said)]
 
-    return [tools[0], *kept(bwrap), "--", tools[1], *kept(setpriv), "--"]
+    become_user = [tools[1], *kept(setpriv), "--"] if tools[1] else []
+    return [tools[0], *kept(bwrap), "--", *become_user]

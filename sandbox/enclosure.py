@@ -35,6 +35,7 @@ SHARED_MEMORY = 256 << 20
 """Bytes of /dev/shm."""
 
 _ENVIRONMENT = {"PATH": "/env/bin:/usr/local/bin:/usr/bin:/bin", "HOME": "/home/user", "LANG": "C.UTF-8"}
+_NOT_THERE = 127
 
 
 class Problem(Exception):
@@ -126,6 +127,7 @@ class _Slot:
 class Enclosure:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._bwrap, self._setpriv, self._root = config["bwrap"], config["setpriv"], config["root"]
+        self._nsenter = config["nsenter"]
         self._uid, users, count = config["uid"], (0, config["uid"]), config["slots"]
         self._without = frozenset(config["without"])
         own = self._root and "userns" not in self._without
@@ -155,12 +157,16 @@ class Enclosure:
         upper: str,
         shown: Sequence[str],
         request: Mapping[str, Any],
-        stdin: bytes,
+        stdin: bytes | int,
         stop: Stop,
         has_room: Callable[[], bool],
     ) -> Ran:
-        """Returns when process 1 of the sandbox was reaped, and so the last process in it is gone."""
-        limits = request["limits"]
+        """Returns when process 1 of the sandbox was reaped, and so the last process in it is gone.
+
+        With `foreign` in the request the root's programs are not the host's, and none of them runs before it has no
+        rights. `stdin` may be a handle.
+        """
+        limits, foreign = request["limits"], bool(request.get("foreign"))
         with ExitStack() as ours:
             slot = self._free.get()
             ours.callback(self._free.put, slot)
@@ -168,7 +174,10 @@ class Enclosure:
                 told, tell = _pipe(ours, theirs)
                 gate, opener = _pipe(theirs, ours)
                 kept = {"--json-status-fd": tell, "--block-fd": gate}
-                if slot.namespace is not None:
+                prefix: list[str] = []
+                if self._root and foreign:
+                    prefix = self._as_user(slot.namespace)
+                elif slot.namespace is not None:
                     kept["--userns"] = slot.namespace
                 if self._filter:
                     kept["--seccomp"] = self._filter.open()
@@ -176,8 +185,8 @@ class Enclosure:
                 slot.group.begin(limits["memory"], limits["processes"])
                 began = time.monotonic()
                 process = slot.start(
-                    self._command(root, shown, request, kept),
-                    stdin=_file(stdin, theirs),
+                    [*prefix, *self._command(root, shown, request, kept)],
+                    stdin=stdin if isinstance(stdin, int) else _file(stdin, theirs),
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     pass_fds=tuple(kept.values()),
@@ -191,11 +200,19 @@ class Enclosure:
                 os.write(opener, b".")  # only now, with its limits set, does it start the command
             return running.finish(began, stop, watching)
 
+    def _as_user(self, namespace: int | None) -> list[str]:
+        """The user already outside: bubblewrap then needs nothing of the root to become the user, nor do we trust it."""
+        if namespace is None:
+            raise Problem("refused", "images cannot be used as root where there are no user namespaces")
+        become = [f"--user=/proc/{os.getpid()}/fd/{namespace}", f"--setuid={self._uid}", f"--setgid={self._uid}"]
+        return [self._nsenter, *become, "--"]
+
     def _command(
         self, root: str, shown: Sequence[str], request: Mapping[str, Any], kept: Mapping[str, int]
     ) -> list[str]:
+        foreign = bool(request.get("foreign"))
         isolated = defences.command(
-            (self._bwrap, self._setpriv),
+            (self._bwrap, None if foreign else self._setpriv),
             self._without,
             root=root,
             read_only=shown,
@@ -203,7 +220,7 @@ class Enclosure:
             masks=self._masks,
             shared_memory=SHARED_MEMORY,
             user=self._uid,
-            become=self._root,
+            become=self._root and not foreign,
             environment=_ENVIRONMENT | request["env"],
             handles=kept,
             cwd=request["cwd"],
@@ -300,6 +317,8 @@ class _Running:
         for line in self._said.splitlines():
             told |= json.loads(line)
         code = None if reason else told.get("exit-code")
+        if not reason and code is None and self._err.kept().startswith(b"bwrap: execvp "):
+            code = _NOT_THERE  # setpriv says it by its exit code, bubblewrap only so
         limit = reason if reason in ("memory", "cpu", "disk", "files") else None
         outcome = "killed" if limit else reason or ("lost" if code is None else "finished")
         if outcome == "lost" and b"Can't chdir" in (words := self._err.kept()):

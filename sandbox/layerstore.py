@@ -89,8 +89,9 @@ class LayerStore:
         return layers[1:]
 
     @contextmanager
-    def mounted(self, slot: str, below: Sequence[str]) -> Iterator[str]:
-        at, lower = f"{slot}/m", ":".join(f"{name}/u" for name in below)
+    def mounted(self, slot: str, below: Sequence[str], at: str = "") -> Iterator[str]:
+        """What the slot and the layers below it show, as a directory: `at`, or one in the slot."""
+        at, lower = at or f"{slot}/m", ":".join(f"{name}/u" for name in _with_below(below))
         options = f"lowerdir={lower},upperdir={slot}/u,workdir={slot}/w,{self._options}"
         if _libc.mount(b"overlay", at.encode(), b"overlay", _NOSUID_NODEV, options.encode()):
             number = ctypes.get_errno()
@@ -107,16 +108,24 @@ class LayerStore:
             return below
         if len(below) > MAX_LAYERS:
             with self.slot() as merged:
-                stack = [upper, *(f"{name}/u" for name in below)]
+                stack = [upper, *(f"{name}/u" for name in below[:-1])]
+                under = [f"{name}/u" for name in _with_below(below[-1:])]
                 for place in (merged, *below[:-1]):  # before any link is made: whoever sizes them must know
                     _mark(f"{place}/{shared.LINKED}")
-                self._overlay.merge(stack[:-1], f"{merged}/u", stack[-1:], link=True)
+                self._overlay.merge(stack, f"{merged}/u", under, link=True)
                 return self._name(merged, below[-1:])
         return self._name(slot, below)
 
     def changed(self, layers: Sequence[str], since: Sequence[str], at: str) -> Changed | None:
         """What may differ between two states in a directory; None if anything may."""
-        return self._overlay.changed([f"{name}/u" for name in layers], [f"{name}/u" for name in since], at)
+        now, before = ([f"{name}/u" for name in _with_below(state)] for state in (layers, since))
+        return self._overlay.changed(now, before, at)
+
+    def merge(self, layers: Sequence[str], slot: str) -> None:
+        """What layers show that have nothing under them, as one, without using the space twice."""
+        for place in (slot, *layers):
+            _mark(f"{place}/{shared.LINKED}")
+        self._overlay.merge([f"{name}/u" for name in layers], f"{slot}/u", (), link=True)
 
     def publish(self, slot: str, name: str, below: Sequence[str]) -> None:
         with open(f"{slot}/below", "w") as file:
@@ -153,6 +162,18 @@ class LayerStore:
         name = self._overlay.content(f"{slot}/u", below) or f"x{os.urandom(16).hex()}"
         self.publish(slot, name, below)
         return (name, *below)
+
+
+def mount_small(at: str) -> None:
+    """A place for mount points, in which everyone may go to what they know the name of."""
+    if _libc.mount(b"none", at.encode(), b"tmpfs", _NOSUID_NODEV, b"mode=711,size=64k"):
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot mount on {at}: {os.strerror(number)}")
+
+
+def _with_below(layers: Sequence[str]) -> list[str]:
+    """The last of a state's layers is its base, which may itself lie on others, those of an image."""
+    return [*layers, *(shared.below(".", layers[-1]) or ())]
 
 
 def _locked_directory() -> tuple[str, int]:

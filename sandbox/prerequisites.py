@@ -26,6 +26,7 @@ _PACKAGES = {
     "bwrap": "bubblewrap",
     "unshare": "util-linux",
     "setpriv": "util-linux",
+    "nsenter": "util-linux",
     "git": "git",
     "tar": "tar",
     "tinyproxy": "tinyproxy-bin",
@@ -80,6 +81,13 @@ def tool(name: str) -> str:
     if finding.remedy:
         raise SandboxUnavailable(f"{name}: {finding.detail}", finding.remedy)
     return finding.detail
+
+
+def skopeo() -> list[str]:
+    """The command that copies images, dying with whoever started it. Looked for only by who uses an image."""
+    if path := shutil.which("skopeo", path=PLACES):
+        return [_tool("setpriv").detail, "--pdeathsig", "KILL", path]
+    raise SandboxUnavailable("images are copied by skopeo, which is not here", "apt-get install skopeo")
 
 
 def unavailable(mode: Mode, words: str, store: Path) -> SandboxUnavailable:

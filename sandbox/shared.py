@@ -94,7 +94,7 @@ def touch(root: str, layers: Sequence[str], session: str) -> bool:
     Never a time before the session began, even if the clock was set back since: that is what keeps them from being removed.
     """
     now = max(time.time_ns(), began(session))
-    for name in layers:
+    for name in (*layers, *(below(root, layers[-1]) or ())):  # the last is the base, which may lie on an image's layers
         if not os.path.isdir(f"{root}/{name}/u"):
             return False
         try:

@@ -62,7 +62,7 @@ def mount_points(shown: Sequence[str]) -> list[str]:
 
 def plan(shown: Sequence[str], uid: int) -> list[Item]:
     """All there is to write, parents first. `uid` is the user's number as seen inside."""
-    items = {item.path: item for item in _own(uid)}
+    items = {item.path: item for item in own(uid)}
     for path in (*_COPIED, *(f"/{name}" for name in _ROOT_LINKS)):
         items |= {item.path: item for item in _copy(path)}
     for path in [*mount_points(shown), *list(items)]:
@@ -95,7 +95,8 @@ def write(items: Iterable[Item], root: str, owner: int) -> None:
             os.chown(target, owner, owner)
 
 
-def _own(uid: int) -> Iterable[Item]:
+def own(uid: int) -> Iterable[Item]:
+    """What is not the host's: the user's directories, and the files of /etc that say who and where one is."""
     for path in WRITABLE:
         yield Item(path, stat.S_IFDIR | 0o755, users=True)
     yield Item("/tmp", stat.S_IFDIR | 0o1777)
