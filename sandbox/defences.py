@@ -86,8 +86,9 @@ def command(
     handles: Mapping[str, int],
     cwd: str,
 ) -> list[str]:
-    """How bubblewrap is called, up to the command that it is to run. `tools`: where bwrap is, and setpriv inside (None:
-    nothing inside is believed to be it, and whoever runs this is the user already); `beside`: where what is shown for this one only comes from, by its path.
+    """How bubblewrap is called, up to the command that it is to run. `beside`: where what is shown for this one only comes
+    from, by its path. `tools`: where bwrap is, and setpriv inside (None: nothing inside is believed to be it, and whoever
+    runs this is the user already).
 
     `become`: root runs it, and setpriv becomes the user; otherwise a user namespace makes whoever runs it that user.
     Every kind of isolation is asked for by name: bubblewrap isolates nothing by itself.

@@ -36,6 +36,7 @@ SHARED_MEMORY = 256 << 20
 
 _ENVIRONMENT = {"PATH": "/env/bin:/usr/local/bin:/usr/bin:/bin", "HOME": "/home/user", "LANG": "C.UTF-8"}
 _NOT_THERE = 127
+_BUBBLEWRAPS_OWN = 2  # user namespaces that it makes by itself, the second so that no third can be made
 
 
 class Problem(Exception):
@@ -97,8 +98,8 @@ class _Slot:
     bubblewrap is to die with the thread that started it, so the thread stays.
     """
 
-    def __init__(self, group: cgroups.Group, namespace: int | None) -> None:
-        self.group, self.namespace = group, namespace
+    def __init__(self, group: cgroups.Group, namespace: int | None, nesting: int | None) -> None:
+        self.group, self.namespace, self.nesting = group, namespace, nesting
         self._asked, self._answers = SimpleQueue[Callable[[], Any]](), SimpleQueue[Any]()
         threading.Thread(target=self._serve, daemon=True).start()
         self._call(group.enter)
@@ -132,13 +133,14 @@ class Enclosure:
         self._without = frozenset(config["without"])
         own = self._root and "userns" not in self._without
         namespaces = usernamespace.pool(users, count) if own else [None] * count
+        nesting = usernamespace.pool(users, count, _BUBBLEWRAPS_OWN) if self._root else [None] * count
         self._cgroups = cgroups.Cgroups(count, "cgroups" not in self._without)
         watched = "memory" not in self._cgroups.holds
         self._filter = None if "seccomp" in self._without else seccomp.Filter(watched)
         self._masks = defences.masks(_is_open)
         self._free = SimpleQueue[_Slot]()
-        for group, namespace in zip(self._cgroups.groups, namespaces, strict=True):
-            self._free.put(_Slot(group, namespace))
+        for each in zip(self._cgroups.groups, namespaces, nesting, strict=True):
+            self._free.put(_Slot(*each))
         groups = self._cgroups
         self.facts = {
             "version": groups.version,
@@ -176,7 +178,7 @@ class Enclosure:
                 kept = {"--json-status-fd": tell, "--block-fd": gate}
                 prefix: list[str] = []
                 if self._root and foreign:
-                    prefix = self._as_user(slot.namespace)
+                    prefix = self._as_user(slot.nesting)
                 elif slot.namespace is not None:
                     kept["--userns"] = slot.namespace
                 if self._filter:

@@ -15,17 +15,17 @@ _CLONE_NEWUSER = 0x10000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def pool(users: tuple[int, ...], count: int) -> list[int | None]:
+def pool(users: tuple[int, ...], count: int, nested: int = 0) -> list[int | None]:
     """Handles of `count` namespaces in which these users keep their numbers; None where the machine has none to give."""
     handles: list[int | None] = [None] * count
     with suppress(OSError):
         for n in range(count):
-            handles[n] = _make(users)
+            handles[n] = _make(users, nested)
     return handles
 
 
-def _make(users: tuple[int, ...]) -> int:
-    """A child enters a new namespace, and lives only until we have a handle of it. No further one can be made in it."""
+def _make(users: tuple[int, ...], nested: int) -> int:
+    """A child enters a new namespace, and lives only until we have a handle of it. No more than `nested` can be made in it."""
     there, tell = os.pipe()
     wait, go = os.pipe()
     child = os.fork()
@@ -35,7 +35,7 @@ def _make(users: tuple[int, ...]) -> int:
             os.close(go)
             os.read(wait, 1)
             with suppress(OSError), open("/proc/sys/user/max_user_namespaces", "w") as file:
-                file.write("0")
+                file.write(str(nested))
             os.write(tell, b".")
             os.read(wait, 1)
         os._exit(0)
