@@ -366,7 +366,9 @@ class Bubblewrap:
             answer: _Answer = await asyncio.shield(future)
         except asyncio.CancelledError:
             self._writer.write(json.dumps({"do": "kill", "which": number}).encode() + b"\n")
-            await asyncio.wait([future])
+            while not future.done():  # also if cancelled again: the slot is free only when all of it is dead
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([future])
             future.exception()
             raise
         self._cpu = max(self._cpu, answer.said["cpu"])

@@ -55,6 +55,10 @@ _ROOTS_NEEDS = ("SETUID", "SETGID", "SETPCAP", "DAC_READ_SEARCH")
 """What setpriv needs to become the user, and the directories of the user that it starts in."""
 
 
+_LOADERS = ("LD_", "GLIBC_", "GCONV_", "MALLOC_")
+"""Variables that make a program load or do what its caller says: not for setpriv, which has rights until it is the user."""
+
+
 def masks(is_open: Callable[[str], bool]) -> list[str]:
     """Arguments that cover what /proc says of the machine, if it is open to everyone: each mount takes its time.
 
@@ -93,6 +97,7 @@ def command(
     `become`: root runs it, and setpriv becomes the user; otherwise a user namespace makes whoever runs it that user.
     Every kind of isolation is asked for by name: bubblewrap isolates nothing by itself.
     """
+    late = {name: value for name, value in environment.items() if name.startswith(_LOADERS) and tools[1]}
     bwrap: dict[str, list[str]] = {
         "host-files": ["--bind", root, "/"],
         "read-only": [part for path in read_only for part in ("--ro-bind", path, path)],
@@ -111,7 +116,9 @@ def command(
         "death": ["--die-with-parent"],
         "new-session": ["--new-session"],
         "environment": ["--clearenv"],
-        "variables": [part for name, value in environment.items() for part in ("--setenv", name, value)],
+        "variables": [
+            part for name, value in environment.items() for part in ("--setenv", name, value) if name not in late
+        ],
         "capabilities": ["--cap-drop", "ALL"],
         "handles": [part for option, handle in handles.items() for part in (option, str(handle))],
         "directory": ["--chdir", cwd],
@@ -137,4 +144,6 @@ def command(
         return [part for name, said in parts.items() for part in (instead.get(name, []) if name in without else said)]
 
     become_user = [tools[1], *kept(setpriv), "--"] if tools[1] else []
+    if late:
+        become_user += ["/usr/bin/env", "--", *(f"{name}={value}" for name, value in late.items())]
     return [tools[0], *kept(bwrap), "--", *become_user]

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterator
 from fnmatch import fnmatch
 
-from runoff.sandbox.protocol import Diff
+from runoff.sandbox.protocol import Diff, Refused
 
 ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -339,6 +339,16 @@ def diff(git_dir: str | None, scratch: str = SCRATCH) -> list[str]:
 
 
 def read_diff(printed: bytes) -> Diff:
+    """What the script printed. Raises Refused if that is nothing that the script prints: the tools inside are not ours."""
+    try:
+        return _read_diff(printed)
+    except (ValueError, IndexError):
+        raise Refused(
+            "the diff cannot be read: the state's own sh, git, wc or tr is missing, or not what it seems"
+        ) from None
+
+
+def _read_diff(printed: bytes) -> Diff:
     first, _, rest = printed.partition(b"\n")
     parts = list[bytes]()
     for size in map(int, first.split()):

@@ -148,3 +148,14 @@ async def test_proc_says_nothing_of_the_machine(mode: str, sandbox: Bubblewrap, 
 async def test_node_starts_under_the_default_limits(sandbox: Bubblewrap) -> None:
     script = "new (require('worker_threads').Worker)('console.log(2)', {eval: true})"
     assert await out(sandbox, "node", "-e", script) == "2\n"
+
+
+async def test_what_a_variable_makes_programs_load_runs_as_the_user_only(sandbox: Bubblewrap) -> None:
+    """setpriv is root until it is the user: a library of the state's own must not be loaded by then."""
+    library = '#include <stdio.h>\n#include <unistd.h>\n__attribute__((constructor)) void f(void){printf("%d\\n",getuid());fflush(stdout);}'
+    state = await sandbox.write(await sandbox.base(Base()), {"/testbed/f.c": library.encode()})
+    made = await sandbox.execute(state, ["gcc", "-shared", "-fPIC", "-o", "f.so", "f.c"])
+    assert made.after
+    done = await sandbox.execute(made.after, ["id", "-u"], env={"LD_PRELOAD": "/testbed/f.so"}, freeze=False)
+    assert len(set(done.text.split())) == 1
+    assert done.text.split()[0] != "0"
