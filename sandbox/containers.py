@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +58,8 @@ MOST_LAYERS = 100
 
 _WARM_BYTES = 32 << 20  # a container that wrote more is not kept: each later commit would write all of it again
 _SPARE = 60.0  # seconds that a container must outlive the longest execution in it
+_FILES_A_SECOND = 200_000  # more than a processor can make
+_EMPTY_LAYER = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"  # of a tar with nothing in it
 _LOOK = 1.0  # seconds between two looks at what a long execution has used
 _LEAST_BYTES = 1 << 20  # a file system with less left is full
 _LEAST_MEMORY = 6 << 20  # the least that an engine accepts
@@ -65,10 +68,10 @@ _OVER = 24 * 3600  # seconds after which a dead container is nobody's, whoever m
 _OWNER, _STORE = "runoff.owner", "runoff.store"  # labels
 _NAMES = "runoff-state"  # repository of tags
 
-# Process 1 ends by itself some day, cannot be killed from inside, and reaps what lost its parent. Where the command is
-# root too it could kill a child of process 1: there is none then, and nothing is reaped.
-_REAPING, _REAPING_PROCESSES = 'sleep "$0" & wait', 2
-_PLAIN, _PLAIN_PROCESSES = 'exec sleep "$0"', 1
+# Process 1 lives as long as its standard input is held open, and some time at most. It cannot be killed from inside, and
+# reaps what lost its parent. Where the command is root too it could kill what process 1 started: nothing, then.
+_REAPING, _REAPING_PROCESSES = 'exec 3<&0; timeout -s KILL "$0" cat <&3 & wait', 3
+_PLAIN, _PLAIN_PROCESSES = "exec cat", 1
 
 
 class _Known(NamedTuple):
@@ -107,9 +110,14 @@ class _Container:
     """Seconds that executions in it took."""
     program: str = ""
     """The engine's id of the execution in it."""
+    lifeline: socket.socket | None = None
     ending: Ending | None = field(default=None, repr=False)
     killed: bool = False
     out_of_memory: bool = False
+
+    @property
+    def own_processes(self) -> int:
+        return _PLAIN_PROCESSES if self.inside.is_root else _REAPING_PROCESSES
 
 
 class Docker(ByExecution):
@@ -118,6 +126,7 @@ class Docker(ByExecution):
     `url` None: $DOCKER_HOST, or the usual socket. No more than `slots` executions run at once; the others wait. An engine
     that does not answer an ordinary call within `deadline` seconds is lost. `network` is the engine's network that an
     execution with `network=True` gets: `host` is what bubblewrap gives, `bridge` keeps the host's loopback out of reach.
+    At most `warm` idle containers are kept for what goes on from the states that were made in them; None: one a slot.
 
     Not promised: extended attributes, and parts of seconds of modification times (commits drop them); /etc/hosts,
     /etc/hostname and /etc/resolv.conf (the engine's own). `find`, `keep` and `named` ask the engine while the caller waits.
@@ -133,9 +142,11 @@ class Docker(ByExecution):
         url: str | None = None,
         deadline: float = DEADLINE,
         network: str = "host",
+        warm: int | None = None,
     ) -> None:
         self._root, self._url, self._deadline, self._network = Path(root), url, deadline, network
         self._count = slots or os.cpu_count() or 1
+        self._most_warm = self._count if warm is None else warm
         self._slots = asyncio.Semaphore(self._count)
         self._bases, self._known = dict[Base | Image, State](), dict[str, _Known]()
         self._lock = threading.Lock()
@@ -335,7 +346,7 @@ class Docker(ByExecution):
         with self._lock:
             self._running[made] = container
         try:
-            self._engine.start(made)
+            container.lifeline = self._engine.start(made)
         except SandboxLost as error:
             self._release(container, at_once=True)
             if "OCI runtime" in str(error) or "bind source path" in str(error):
@@ -355,7 +366,7 @@ class Docker(ByExecution):
             "SecurityOpt": ["no-new-privileges"],
             "Memory": memory,
             "MemorySwap": memory,
-            "PidsLimit": limits.processes + _REAPING_PROCESSES + 2,
+            "PidsLimit": limits.processes + (_PLAIN_PROCESSES if inside.is_root else _REAPING_PROCESSES) + 1,
             "NanoCpus": self._processors * 10**9,
             "ShmSize": SHARED_MEMORY,
             "IpcMode": "private",
@@ -431,8 +442,8 @@ class Docker(ByExecution):
         if not reason and said.word != "begun":
             raise self._not_begun(container, asked, said)
         if not reason:
-            code, left = self._engine.exit_code(container.program), self._engine.processes(container.id)
-            if left != (_PLAIN_PROCESSES if container.inside.is_root else _REAPING_PROCESSES):
+            code, left = self._engine.exit_code(container.program), self._left(container)
+            if left != container.own_processes:
                 self._kill(container)
             reason = ending.reason or ("lost" if code is None or not left else "")
         if container.out_of_memory:
@@ -441,13 +452,13 @@ class Docker(ByExecution):
             raise SandboxLost("cancelled")
         if reason == "full" or not self._has_room():
             raise StoreFull("no space left where the engine keeps its images")
+        container.ran += said.seconds
         after = None
         if reason in ("", "timed out", "memory", "cpu") and asked.freeze:
             after, over = self._frozen(container, asked)
             container.holds, reason = after, over or reason
-        elif reason or container.killed or container.reused or self._engine.changed(container.id, 0):
-            container.holds = None
-        container.ran += said.seconds
+        else:
+            container.holds = None  # the engine's list of changes would not prove that there are none: it goes by times
         killed = reason in ("memory", "cpu", "disk", "files")
         return Execution(
             outcome="killed" if killed else reason or "finished",
@@ -460,6 +471,11 @@ class Docker(ByExecution):
             after=State(layers=(after,)) if after else None,
         )
 
+    def _left(self, container: _Container) -> int:
+        """Processes, once the program ended. What was killed at its end may take a moment more."""
+        left = self._engine.processes(container.id)
+        return left if left <= container.own_processes else self._engine.processes(container.id)
+
     def _not_begun(self, container: _Container, asked: _Asked, said: Said) -> Exception:
         if said.word == "nowhere":
             return Refused(f"{asked.cwd}: no such directory in there, or it is closed")
@@ -471,15 +487,13 @@ class Docker(ByExecution):
     def _frozen(self, container: _Container, asked: _Asked) -> tuple[str | None, str]:
         """The digest of what is in the container; or None, and the limit that it is over."""
         limits, was = asked.limits, self._about(asked.state)
-        changed = self._engine.changed(container.id, limits.files)
-        if not changed and container.image == asked.state:
-            return asked.state, ""
-        if changed > limits.files:
+        possible = container.ran * self._processors * _FILES_A_SECOND  # counting is a walk over the whole image
+        if possible > limits.files and self._engine.changed(container.id, limits.files) > limits.files:
             return None, "files"
         made = self._engine.commit(container.id)
         now = self._about(made.removeprefix("sha256:"))
         over = "disk" if now.size - self._about(container.image).size > limits.disk else ""
-        if over or now.layers == was.layers:
+        if over or now.layers in (was.layers, (*was.layers, _EMPTY_LAYER)):
             self._forget(made)
             return (None, over) if over else (asked.state, "")
         if len(now.layers) > MOST_LAYERS:
@@ -533,7 +547,7 @@ class Docker(ByExecution):
             with self._lock:
                 if self._open and container.holds not in self._warm:
                     self._warm[container.holds] = container
-                    if len(self._warm) <= self._count:
+                    if len(self._warm) <= self._most_warm:
                         return
                     container = self._warm.pop(next(iter(self._warm)))
         if at_once:
@@ -543,7 +557,14 @@ class Docker(ByExecution):
 
     def _is_worth_keeping(self, container: _Container) -> bool:
         network = container.fits[2]
-        if not container.holds or container.killed or network or container.inside.is_root or not self._listening:
+        if (
+            not self._most_warm
+            or not container.holds
+            or container.killed
+            or network
+            or container.inside.is_root
+            or not self._listening
+        ):
             return False
         with suppress(SandboxLost):
             return self._engine.written(container.id) <= _WARM_BYTES
@@ -552,7 +573,11 @@ class Docker(ByExecution):
     def _remove(self, container: _Container) -> None:
         with self._lock:
             self._running.pop(container.id, None)
-        self._engine.remove(container.id)
+        try:
+            self._engine.remove(container.id)
+        finally:
+            if container.lifeline:
+                container.lifeline.close()
 
 
 def table(info: Mapping[str, Any]) -> list[Held]:
@@ -583,6 +608,13 @@ def table(info: Mapping[str, Any]) -> list[Held]:
         Held(limit="file_size", how="enforced", detail="RLIMIT_FSIZE"),
         enforced("processes", "PidsLimit", f"{version}, zombies included"),
         Held(limit="open_files", how="enforced", detail="RLIMIT_NOFILE, or the engine's own if that is lower"),
+        Held(limit="extended attributes", how="not held", detail="a commit drops all but security.capability"),
+        Held(
+            limit="hard links", how="not held", detail="a write to one parts it from those that earlier executions made"
+        ),
+        Held(
+            limit="directory renames", how="not held", detail="EXDEV for directories of earlier executions; mv copies"
+        ),
         Held(limit="network", how="enforced", detail="an empty network namespace: loopback only"),
         Held(
             limit="system calls",

@@ -78,7 +78,7 @@ class Engine:
     # Containers
 
     def create(self, image: str, program: Sequence[str], host: Mapping[str, Any], labels: Mapping[str, str]) -> str:
-        """A container, not started, whose first process will be `program` as root. Its host configuration is `host`."""
+        """A container, not started, whose process 1 will be `program` as root. Its host configuration is `host`."""
         from docker.types import Healthcheck
 
         with self._asked("create a container"):
@@ -92,15 +92,24 @@ class Engine:
                 healthcheck=Healthcheck(test=["NONE"]),
                 host_config=dict(host),
             )
+            config |= {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
             if host["NetworkMode"] != "host":
                 config["Hostname"] = "sandbox"
             name = f"runoff-{os.urandom(8).hex()}"
             made = self._quick.create_container_from_config(config, name)
         return str(made["Id"])
 
-    def start(self, container: str) -> None:
-        with self._asked("start a container"):
-            self._quick.start(container)
+    def start(self, container: str) -> socket.socket:
+        """What holds the standard input of process 1 open: it ends when this is closed, by us or by our death."""
+        with self._asked("hold a container"):
+            lifeline, _ = self._upgraded(f"/containers/{container}/attach?stream=1&stdin=1", {})
+        try:
+            with self._asked("start a container"):
+                self._quick.start(container)
+        except BaseException:
+            lifeline.close()
+            raise
+        return lifeline
 
     def kill(self, container: str) -> dict[str, Any]:
         """Returns once the engine has seen the last process die, with what the engine knows of its end."""

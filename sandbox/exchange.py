@@ -18,7 +18,7 @@ _LAST_WORDS = 20.0  # seconds in which the stream must end once everything in th
 # Its first word on stderr says, before anything else can, whether it came so far; nobody inside knows that word before.
 # It stays as the parent: then the command has ordinary signals, and what it left running holds no stream open.
 _SUPERVISE = """
-word=$1 reused=$2 cwd=$3 blocks=$4 handles=$5; shift 5
+word=$1 reused=$2 cwd=$3 bytes=$4 handles=$5; shift 5
 exec 3>&2 2>/dev/null
 if [ "$reused" = 1 ]; then
   for left in /dev/shm/* /dev/shm/.[!.]* /dev/shm/..?* /dev/mqueue/* /dev/mqueue/.[!.]*; do
@@ -29,7 +29,8 @@ if [ "$reused" = 1 ]; then
   done
 fi
 cd -- "$cwd" || { echo "$word nowhere" >&3; exit 1; }
-ulimit -c 0; ulimit -f "$blocks"; ulimit -n "$handles"
+ulimit -c 0; ulimit -n "$handles"
+prlimit --pid $$ --fsize="$bytes" || ulimit -f $((bytes / 512))
 echo "$word begun" >&3
 ( exec env -i PWD="$PWD" "$@" 2>&3 3>&- )
 code=$?
@@ -53,8 +54,7 @@ class Program(NamedTuple):
             raise Refused("there is no command")
         run = [f"{name}={value}" for name, value in self.env.items()]
         run += ["/bin/sh", "-c", 'exec "$@"', "sh"] if "=" in self.argv[0] else []  # env would take it for a variable
-        blocks = max(1, self.file_size // 512)
-        given = [word, "01"[self.reused], self.cwd, str(blocks), str(self.open_files), *run, *self.argv]
+        given = [word, "01"[self.reused], self.cwd, str(self.file_size), str(self.open_files), *run, *self.argv]
         sizes = [len(each.encode("utf-8", "surrogateescape")) + 1 for each in given]
         if any("\0" in each for each in given):
             raise Refused("an argument holds a zero byte")
