@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 from runoff.sandbox.protocol import SandboxError, SandboxLost, SandboxUnavailable, StoreFull
@@ -377,42 +377,3 @@ def _split(name: str) -> tuple[str, str | None]:
         return repository, digest
     rest, colon, tag = name.rpartition(":")
     return (rest, tag) if colon and "/" not in tag else (name, "latest")
-
-
-class Owner(NamedTuple):
-    """A process, named so that another process of this machine can tell whether it still lives."""
-
-    boot: str
-    namespace: str
-    pid: int
-    began: str
-
-    @classmethod
-    def of(cls, pid: int) -> Owner:
-        """Raises OSError if there is none."""
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            boot = file.read().strip()
-        with open(f"/proc/{pid}/stat") as file:
-            began = file.read().rpartition(")")[2].split()[19]
-        return cls(boot, os.readlink("/proc/self/ns/pid").strip("pid:[]"), pid, began)  # noqa: PTH115
-
-    def __str__(self) -> str:
-        return f"{self.boot}/{self.namespace}/{self.pid}/{self.began}"
-
-    @classmethod
-    def parse(cls, text: str) -> Owner | None:
-        parts = text.split("/")
-        return cls(parts[0], parts[1], int(parts[2]), parts[3]) if len(parts) == 4 and parts[2].isdigit() else None
-
-
-def is_dead(owner: Owner, here: Owner) -> bool:
-    """Whether this process, `here`, knows for certain. It cannot look into another machine, nor another process namespace.
-
-    After another boot it may be another machine's: nobody knows.
-    """
-    if owner.boot != here.boot or owner.namespace != here.namespace:
-        return False
-    try:
-        return Owner.of(owner.pid).began != owner.began
-    except (FileNotFoundError, ProcessLookupError):
-        return True
