@@ -114,6 +114,8 @@ class Engine:
     def kill(self, container: str) -> dict[str, Any]:
         """Returns once the engine has seen the last process die, with what the engine knows of its end."""
         with suppress(Missing), self._asked("kill a container", ignore=409):  # 409: it is dead already
+            if self._quick.inspect_container(container)["State"]["Paused"]:
+                self._quick.unpause(container)  # a frozen process does not die, and the engine would wait for that
             self._quick.kill(container)
         with self._asked("wait for a container"):
             self._quick.wait(container)
@@ -123,6 +125,8 @@ class Engine:
     def remove(self, container: str) -> None:
         """Kills it too. No error if it is gone, or going."""
         with suppress(Missing), self._asked("remove a container", ignore=409):
+            if self._quick.inspect_container(container)["State"]["Paused"]:
+                self._quick.unpause(container)
             self._quick.remove_container(container, force=True, v=True)
 
     def processes(self, container: str) -> int:

@@ -31,6 +31,8 @@ from runoff.sandbox.protocol import Base, Image, Limits, Refused, SandboxLost, S
 
 pytestmark = pytest.mark.needs_docker
 
+BUSYBOX = Path("/bin/busybox").read_bytes() if Path("/bin/busybox").exists() else b""
+
 NOT_YET = {
     "a_diff_since_an_earlier_state_needs_nothing_of_the_later_one": "diffs are against the state's own repository",
     "a_patch_that_nearly_fits_is_applied_if_one_asks": "there is one step, the exact one",
@@ -205,19 +207,22 @@ def packed(files: dict[str, tuple[bytes, int]], links: dict[str, str] = {}) -> b
     return made.getvalue()
 
 
-async def started(sandbox: Docker, engine: Engine) -> str:
-    """The id of the newest container, once it runs."""
-    while True:
-        found = [each for each in engine.containers(f"{OWNER}={sandbox._labels[OWNER]}") if each["State"] == "running"]
-        if found:
-            return str(found[0]["Id"])
+async def running(sandbox: Docker, engine: Engine, count: int = 1) -> list[str]:
+    """The ids of the containers, once so many run: what is idle is removed behind the scenes."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        found = engine.containers(f"{OWNER}={sandbox._labels[OWNER]}")
+        if [each["State"] for each in found] == ["running"] * count:
+            return [str(each["Id"]) for each in found]
         await asyncio.sleep(0.05)
+    raise AssertionError(found)
 
 
 async def test_what_is_started_is_labelled_and_confined(sandbox: Docker, engine: Engine) -> None:
     base = await sandbox.base(Base())
-    running = asyncio.create_task(sandbox.execute(base, ["sleep", "300"], freeze=False))
-    mine, container = f"{OWNER}={sandbox._labels[OWNER]}", await started(sandbox, engine)
+    await running(sandbox, engine, 0)
+    task = asyncio.create_task(sandbox.execute(base, ["sleep", "300"], freeze=False))
+    (container,) = await running(sandbox, engine)
     said = engine._quick.inspect_container(container)
     host, config = said["HostConfig"], said["Config"]
     assert said["Name"].startswith("/runoff-")
@@ -228,10 +233,10 @@ async def test_what_is_started_is_labelled_and_confined(sandbox: Docker, engine:
     assert host["Memory"] == host["MemorySwap"] == Limits().memory
     assert host["PidsLimit"] <= Limits().processes + 4
     assert all(mount["RW"] is False for mount in said["Mounts"])
-    running.cancel()
+    task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await running
-    assert container not in {each["Id"] for each in engine.containers(mine)}, "cancelled, and something is left"
+        await task
+    assert engine.containers(f"{OWNER}={sandbox._labels[OWNER]}") == [], "cancelled, and something is left"
 
 
 async def test_killed_by_its_limit_and_killed_from_outside(sandbox: Docker, engine: Engine) -> None:
@@ -240,20 +245,24 @@ async def test_killed_by_its_limit_and_killed_from_outside(sandbox: Docker, engi
     done = await sandbox.execute(base, ["python3", "-c", program], Limits(memory=200 << 20))
     assert (done.outcome, done.limit, done.exit_code, done.stdout) == ("killed", "memory", None, b"begun\n")
     assert done.after
-    running = asyncio.create_task(sandbox.execute(base, ["sh", "-c", "echo begun; sleep 300"]))
+    await running(sandbox, engine, 0)
+    task = asyncio.create_task(sandbox.execute(base, ["sh", "-c", "echo begun; sleep 300"]))
+    (container,) = await running(sandbox, engine)
     await asyncio.sleep(1)
-    engine.kill(await started(sandbox, engine))
-    done = await running
+    engine.kill(container)
+    done = await task
     assert (done.outcome, done.exit_code, done.after) == ("lost", None, None), done
     assert (await sandbox.execute(base, ["echo", "fine"])).stdout == b"fine\n"
 
 
 async def test_a_paused_container_ends_by_the_clock(sandbox: Docker, engine: Engine) -> None:
     base = await sandbox.base(Base())
-    running = asyncio.create_task(sandbox.execute(base, ["sh", "-c", "echo kept > f; sleep 300"], Limits(seconds=3)))
+    await running(sandbox, engine, 0)
+    task = asyncio.create_task(sandbox.execute(base, ["sh", "-c", "echo kept > f; sleep 300"], Limits(seconds=3)))
+    (container,) = await running(sandbox, engine)
     await asyncio.sleep(1)
-    engine._quick.pause(await started(sandbox, engine))
-    done = await running
+    engine._quick.pause(container)
+    done = await task
     assert done.outcome in ("timed out", "lost"), done
     assert (await sandbox.execute(base, ["echo", "fine"])).stdout == b"fine\n"
 
@@ -376,7 +385,7 @@ def test_a_base_of_the_host_on_an_engine_elsewhere_is_refused(engine: Engine, st
     assert "use an image as the base" in said.stdout
 
 
-BUSYBOX = "sh cat id grep echo env sleep setsid timeout rm tar stat mkdir dirname".split()
+APPLETS = "sh cat id grep echo env sleep setsid timeout rm tar stat mkdir dirname".split()
 
 
 @pytest.mark.parametrize(("user", "uid"), [("app", "4321"), ("", "0")])
@@ -384,8 +393,8 @@ async def test_an_image_gets_its_places_and_runs_as_its_user(
     sandbox: Docker, engine: Engine, user: str, uid: str
 ) -> None:
     tag = f"runoff-test-{os.urandom(4).hex()}:1"
-    files = {"bin/busybox": (Path("/bin/busybox").read_bytes(), 0), "etc/passwd": (b"app:x:4321:4321::/:/bin/sh\n", 0)}
-    plain = engine.imported(packed(files, {f"bin/{name}": "busybox" for name in BUSYBOX} | {"usr/bin": "../bin"}), {})
+    files = {"bin/busybox": (BUSYBOX, 0), "etc/passwd": (b"app:x:4321:4321::/:/bin/sh\n", 0)}
+    plain = engine.imported(packed(files, {f"bin/{name}": "busybox" for name in APPLETS} | {"usr/bin": "../bin"}), {})
     made = engine._quick.create_container(plain, ["sh"], user=user, environment={"OWN": "yes", "PATH": "/bin"})
     engine.tag(engine.commit(made["Id"]), *tag.split(":"))
     engine.remove(made["Id"])
