@@ -69,12 +69,14 @@ def remove_containers(engine: Engine, here: Owner, *, only_look: bool = False) -
     return gone
 
 
-def remove_images(engine: Engine, here: Owner, *, only_look: bool = False) -> list[str]:
-    """States of dead processes that have no name, and on which no other state stands. A log may still name them: what it
-    then needs is made again."""
+def remove_images(engine: Engine, here: Owner, *, label: str = OWNER, only_look: bool = False) -> list[str]:
+    """Of those with this label: states of dead processes that have no name, and on which no other state stands.
+
+    A log may still name them: what it then needs is made again.
+    """
     left = {
         each["Id"]: each
-        for each in engine.images(OWNER)
+        for each in engine.images(label)
         if not [tag for tag in each["RepoTags"] or () if tag != "<none>:<none>"] and _is_left(each, here, over=True)
     }
     if only_look:

@@ -296,9 +296,9 @@ def test_the_containers_of_a_killed_owner_are_gone_and_its_states_are_not(engine
             assert sandbox.find(digest), "a log may name it"
 
     asyncio.run(reopened())
-    would = orphans.leftovers(True)
-    assert f"image sha256:{digest}" in would
-    assert f"image sha256:{digest}" in orphans.leftovers(False)
+    assert f"image sha256:{digest}" in orphans.leftovers(True)
+    mine = f"runoff.store={(store / 'docker-store').read_text()}"
+    assert f"sha256:{digest}" in orphans.remove_images(engine, Owner.of(os.getpid()), label=mine)
 
     async def cleaned() -> None:
         async with Docker(store) as sandbox:
@@ -324,7 +324,7 @@ async def test_an_engine_that_hangs_loses_the_sandbox_and_stops_nothing(sandbox:
     """Between us and the engine, something that from some moment on passes nothing any more."""
     base = await sandbox.base(Base())
     with Between(store.parent / "hanging.sock") as between:
-        async with Docker(store, url=f"unix://{between.path}", deadline=2) as slow:
+        async with Docker(store, url=f"unix://{between.path}", deadline=4) as slow:
             assert (await slow.execute(base, ["echo", "fine"])).stdout == b"fine\n"
             between.hangs = True
             began, ticks = time.monotonic(), 0
@@ -332,11 +332,11 @@ async def test_an_engine_that_hangs_loses_the_sandbox_and_stops_nothing(sandbox:
             while not waiting.done():
                 await asyncio.sleep(0.01)
                 ticks += 1
+            between.hangs = False
+            assert time.monotonic() - began < 12
+            assert ticks > 20, "the loop went on"
             with pytest.raises(SandboxLost, match="does not answer"):
                 await waiting
-            assert time.monotonic() - began < 10
-            assert ticks > 20, "the loop went on"
-            between.hangs = False
 
 
 async def test_engines_that_are_not_there(sandbox: Docker, store: Path) -> None:
