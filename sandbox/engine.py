@@ -283,8 +283,8 @@ class Engine:
         import docker.errors
         import requests
 
-        url = f"{self._slow.base_url}/v{self._slow.api_version}{path}"
-        answer = self._slow.request(method, url, timeout=self._slow.timeout, **how)
+        client = self._slow if method == "POST" else self._quick
+        answer = client.request(method, f"{client.base_url}/v{client.api_version}{path}", timeout=client.timeout, **how)
         try:
             answer.raise_for_status()
         except requests.HTTPError as error:

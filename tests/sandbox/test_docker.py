@@ -324,7 +324,7 @@ async def test_an_engine_that_hangs_loses_the_sandbox_and_stops_nothing(sandbox:
     """Between us and the engine, something that from some moment on passes nothing any more."""
     base = await sandbox.base(Base())
     with Between(store.parent / "hanging.sock") as between:
-        async with Docker(store, url=f"unix://{between.path}", deadline=4) as slow:
+        async with Docker(store, url=f"unix://{between.path}", deadline=3) as slow:
             assert (await slow.execute(base, ["echo", "fine"])).stdout == b"fine\n"
             between.hangs = True
             began, ticks = time.monotonic(), 0
@@ -333,7 +333,7 @@ async def test_an_engine_that_hangs_loses_the_sandbox_and_stops_nothing(sandbox:
                 await asyncio.sleep(0.01)
                 ticks += 1
             between.hangs = False
-            assert time.monotonic() - began < 12
+            assert time.monotonic() - began < 25
             assert ticks > 20, "the loop went on"
             with pytest.raises(SandboxLost, match="does not answer"):
                 await waiting
