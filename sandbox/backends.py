@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from runoff.sandbox.bubblewrap import Bubblewrap
 from runoff.sandbox.prerequisites import Mode
@@ -21,21 +21,29 @@ GROUP = "runoff.sandboxes"
 OWN = ("auto", "bubblewrap", "bubblewrap-root", "bubblewrap-rootless", "docker")
 
 
+class How(TypedDict, total=False):
+    """See Bubblewrap. Docker keeps no limit of states."""
+
+    slots: int | None
+    limit: int | None
+    index_hosts: Sequence[str]
+
+
 def names() -> list[str]:
     return [*OWN, *sorted(point.name for point in entry_points(group=GROUP))]
 
 
 @asynccontextmanager
-async def open_backend(name: str, root: Path, *, slots: int | None = None) -> AsyncIterator[Sandbox]:
+async def open_backend(name: str, root: Path, **how: Unpack[How]) -> AsyncIterator[Sandbox]:
     """The sandbox of a name, open, with its states named at `root`. `auto` is bubblewrap if that runs here, else Docker.
 
-    Raises SandboxUnavailable: no such name, or not on this machine. `slots` does not reach other people's backends.
+    Raises SandboxUnavailable: no such name, or not on this machine. `how` does not reach other people's backends.
     """
     async with AsyncExitStack() as stack:
         if name == "auto":
-            yield await _first(stack, root, slots)
+            yield await _first(stack, root, how)
         elif name in OWN:
-            yield await stack.enter_async_context(_own(name, root, slots))
+            yield await stack.enter_async_context(_own(name, root, how))
         else:
             points = entry_points(group=GROUP, name=name)
             if not points:
@@ -44,20 +52,20 @@ async def open_backend(name: str, root: Path, *, slots: int | None = None) -> As
             yield await stack.enter_async_context(point.load()(root))
 
 
-async def _first(stack: AsyncExitStack, root: Path, slots: int | None) -> Sandbox:
+async def _first(stack: AsyncExitStack, root: Path, how: How) -> Sandbox:
     try:
-        return await stack.enter_async_context(_own("bubblewrap", root, slots))
+        return await stack.enter_async_context(_own("bubblewrap", root, how))
     except SandboxUnavailable as first:
         try:
-            return await stack.enter_async_context(_own("docker", root, slots))
+            return await stack.enter_async_context(_own("docker", root, how))
         except SandboxUnavailable as second:
             raise SandboxUnavailable(f"{first.what} (nor Docker: {second.what})", first.remedy) from first
 
 
-def _own(name: str, root: Path, slots: int | None) -> Bubblewrap | Docker:
+def _own(name: str, root: Path, how: How) -> Bubblewrap | Docker:
     if name == "docker":
         from runoff.sandbox.dockerbackend import Docker
 
-        return Docker(root, slots=slots)
+        return Docker(root, slots=how.get("slots"), index_hosts=how.get("index_hosts", ()))
     modes: dict[str, Mode | None] = {"bubblewrap-root": "root", "bubblewrap-rootless": "rootless"}
-    return Bubblewrap(root, modes.get(name), slots=slots)
+    return Bubblewrap(root, modes.get(name), **how)

@@ -9,15 +9,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from runoff.sandbox import git
 from runoff.sandbox.bottom import Inside
 from runoff.sandbox.engine import Engine, Missing
 from runoff.sandbox.exchange import Program, Said, new_word, talk
 from runoff.sandbox.orphans import OWNER
 from runoff.sandbox.protocol import Execution, Limits, Refused, SandboxLost, State, StoreFull
+from runoff.sandbox.relay import relayed
 from runoff.sandbox.streams import Capped, Ending
 
 SHARED_MEMORY = 256 << 20
@@ -33,6 +35,8 @@ _WARM_BYTES = 32 << 20  # a container that wrote more is not kept: each later co
 _SPARE = 60.0  # seconds that a container must outlive the longest execution in it
 _FILES_A_SECOND = 200_000  # more than a processor can make
 _EMPTY_LAYER = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"  # of a tar with nothing in it
+_SINCE = {"Type": "volume", "Target": git.SINCE, "ReadOnly": True, "VolumeOptions": {"NoCopy": True}}
+
 LOOK = 1.0
 """Seconds between two looks at what a long execution has used."""
 _LEAST_BYTES = 1 << 20  # a file system with less left is full
@@ -60,8 +64,15 @@ class Asked(NamedTuple):
     stdin: bytes
     env: Mapping[str, str]
     cwd: str
-    network: bool
+    proxy: tuple[str, int] | None
+    """What it may reach, through a relay."""
+    since: str
+    """A volume with the repository that a diff is taken against, or nothing."""
     freeze: bool
+
+    @property
+    def is_plain(self) -> bool:
+        return not self.proxy and not self.since
 
 
 @dataclass(eq=False)
@@ -73,7 +84,7 @@ class _Container:
     """The state that its files are now; None: nobody knows."""
     inside: Inside
     fits: tuple[int, int, bool]
-    """Memory, processes, network."""
+    """Memory, processes, and whether it is like any other: no way out, nothing more shown."""
     ends: float
     """When process 1 ends, on the monotonic clock."""
     reused: bool = False
@@ -103,12 +114,12 @@ class Containers:
         *,
         slots: int,
         most_warm: int,
-        network: str,
     ) -> None:
         self._engine, self._info, self._labels, self._pool = engine, info, dict(labels), pool
-        self._network, self._most_warm = network, most_warm
+        self._most_warm = most_warm
         self._processors = max(1, math.ceil(int(info["NCPU"]) / slots))
         self._known = dict[str, _Known]()
+        self._volumes = dict[tuple[str, str], str]()
         self._lock, self._open, self._listening = threading.Lock(), True, True
         self._running, self._warm = dict[str, _Container](), dict[str, _Container]()
         self._mine = f"{OWNER}={labels[OWNER]}"
@@ -125,6 +136,8 @@ class Containers:
                 self._engine.remove(each["Id"])
             if time.monotonic() > until:
                 raise SandboxLost(f"the Docker engine does not remove {left[0]['Names'][0]}")
+        for volume in self._volumes.values():
+            self._engine.remove_volume(volume)
 
     def about(self, state: str) -> _Known:
         if not (known := self._known.get(state)):
@@ -161,13 +174,13 @@ class Containers:
         inside, limits = self.about(asked.state).inside, asked.limits
         life = max(LIFE, limits.seconds + 2 * _SPARE)
         program = ["/bin/sh", "-c", _PLAIN if inside.is_root else _REAPING, str(math.ceil(life))]
-        host = self._host(inside, limits, self._network if asked.network else "none")
+        host = self._host(inside, limits, asked.since)
         try:
             made = self._engine.create(f"sha256:{asked.state}", program, host, self._labels)
         except Missing:
             self._known.pop(asked.state, None)
             raise not_there(asked.state) from None
-        fits = (limits.memory, limits.processes, asked.network)
+        fits = (limits.memory, limits.processes, asked.is_plain)
         container = _Container(made, asked.state, asked.state, inside, fits, time.monotonic() + life)
         with self._lock:
             self._running[made] = container
@@ -183,11 +196,11 @@ class Containers:
             raise
         return container
 
-    def _host(self, inside: Inside, limits: Limits, network: str) -> dict[str, Any]:
+    def _host(self, inside: Inside, limits: Limits, since: str) -> dict[str, Any]:
         """All isolation, asked for by name. The engine's default seccomp profile stays."""
         memory = max(limits.memory, _LEAST_MEMORY)
         return {
-            "NetworkMode": network,
+            "NetworkMode": "none",
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
             "Memory": memory,
@@ -198,16 +211,7 @@ class Containers:
             "IpcMode": "private",
             "CgroupnsMode": "private",
             "LogConfig": {"Type": "none"},
-            "Mounts": [
-                {
-                    "Type": "bind",
-                    "Source": path,
-                    "Target": path,
-                    "ReadOnly": True,
-                    "BindOptions": {"NonRecursive": True},
-                }
-                for path in inside.shown
-            ],
+            "Mounts": [*map(_read_only, inside.shown), *([_SINCE | {"Source": since}] if since else [])],
         }
 
     def _talk(self, container: _Container, asked: Asked, ending: Ending) -> Said:
@@ -222,7 +226,7 @@ class Containers:
         over = threading.Event()
         watching = self._pool.submit(self._watch, container, limits, ending, over)
         try:
-            with connection:
+            with connection, self._relayed(container, asked.proxy):
                 return talk(
                     (connection, early),
                     asked.stdin,
@@ -236,6 +240,23 @@ class Containers:
         finally:
             over.set()
             watching.cancel()
+
+    def _relayed(self, container: _Container, proxy: tuple[str, int] | None) -> AbstractContextManager[None]:
+        return relayed(self._engine.process(container.id), proxy) if proxy else nullcontext()
+
+    def repository(self, state: str, at: str) -> str:
+        """A volume with what `.git` in directory `at` of a state is: the engine fills a new volume from what it covers."""
+        if volume := self._volumes.get((state, at)):
+            return volume
+        name = self._engine.volume(self._labels)
+        host = {
+            "NetworkMode": "none",
+            "Mounts": [{"Type": "volume", "Source": name, "Target": os.path.normpath(f"{at}/.git")}],
+        }
+        self.about(state)
+        self._engine.remove(self._engine.create(f"sha256:{state}", ["/bin/sh"], host, self._labels), volumes=False)
+        self._volumes[state, at] = name
+        return name
 
     def _kill(self, container: _Container) -> None:
         container.killed = True
@@ -336,12 +357,17 @@ class Containers:
         finally:
             self._engine.remove(container)
 
+    def free(self) -> int | None:
+        """Bytes left where the engine keeps images; None if that is elsewhere."""
+        with suppress(OSError):
+            at = os.statvfs(self._info["DockerRootDir"])
+            return at.f_bavail * at.f_frsize
+        return None
+
     def _has_room(self) -> bool:
         """False: what commands said is nobody's verdict, they may have met a full file system and hidden it."""
-        with suppress(OSError):
-            at = os.statvfs(self._info["DockerRootDir"])  # of an engine elsewhere nothing is known
-            return at.f_bavail * at.f_frsize >= _LEAST_BYTES
-        return True
+        free = self.free()
+        return free is None or free >= _LEAST_BYTES
 
     # Warm containers
 
@@ -350,7 +376,7 @@ class Containers:
         limits = asked.limits
         with self._lock:
             container = self._warm.get(asked.state)
-            if not container or container.fits != (limits.memory, limits.processes, asked.network):
+            if not container or container.fits != (limits.memory, limits.processes, asked.is_plain):
                 return None
             del self._warm[asked.state]
         late = container.ends - time.monotonic() < limits.seconds + _SPARE
@@ -378,12 +404,11 @@ class Containers:
             self._pool.submit(self._remove, container)
 
     def _is_worth_keeping(self, container: _Container) -> bool:
-        network = container.fits[2]
         if (
             not self._most_warm
             or not container.holds
             or container.killed
-            or network
+            or not container.fits[2]
             or container.inside.is_root
             or not self._listening
         ):
@@ -410,6 +435,10 @@ class Containers:
             known = self._running.get(container)
             if known and known.ending:
                 known.ending.ask("memory")
+
+
+def _read_only(path: str) -> dict[str, Any]:
+    return {"Type": "bind", "Source": path, "Target": path, "ReadOnly": True, "BindOptions": {"NonRecursive": True}}
 
 
 def not_there(state: str) -> SandboxLost:

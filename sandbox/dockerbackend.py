@@ -15,9 +15,9 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from runoff.sandbox import bottom
 from runoff.sandbox.bottom import Inside
@@ -25,6 +25,8 @@ from runoff.sandbox.byexecution import ByExecution
 from runoff.sandbox.containers import Asked, Containers, not_there
 from runoff.sandbox.dockerfacts import table
 from runoff.sandbox.engine import DEADLINE, Engine, Missing
+from runoff.sandbox.housekeeping import amount
+from runoff.sandbox.lock import locked
 from runoff.sandbox.orphans import OWNER, Owner, remove_containers
 from runoff.sandbox.protocol import (
     REPO,
@@ -33,9 +35,11 @@ from runoff.sandbox.protocol import (
     Held,
     Image,
     Limits,
+    NoRoom,
     Refused,
     State,
 )
+from runoff.sandbox.proxy import Proxy
 from runoff.sandbox.streams import Ending
 
 T = TypeVar("T")
@@ -47,8 +51,8 @@ class Docker(ByExecution):
     """See `Sandbox` in protocol.py. `root` is a directory for what names these states: any number of processes may share it.
 
     `url` None: $DOCKER_HOST, or the usual socket. No more than `slots` executions run at once; the others wait. An engine
-    that does not answer an ordinary call within `deadline` seconds is lost. `network` is the engine's network that an
-    execution with `network=True` gets: `host` is what bubblewrap gives, `bridge` keeps the host's loopback out of reach.
+    that does not answer an ordinary call within `deadline` seconds is lost. `index_hosts` are package indexes beside those
+    that this machine's tools are configured with; `network=True` is for root on the engine's machine, Refused elsewhere.
     At most `warm` idle containers are kept for what goes on from the states that were made in them; None: one a slot.
 
     Not promised: extended attributes, and parts of seconds of modification times (commits drop them); /etc/hosts,
@@ -64,10 +68,11 @@ class Docker(ByExecution):
         slots: int | None = None,
         url: str | None = None,
         deadline: float = DEADLINE,
-        network: str = "host",
         warm: int | None = None,
+        index_hosts: Sequence[str] = (),
     ) -> None:
-        self._root, self._url, self._deadline, self._network = Path(root), url, deadline, network
+        self._root, self._url, self._deadline = Path(root), url, deadline
+        self._proxy = Proxy(index_hosts)
         self._count = slots or os.cpu_count() or 1
         self._most_warm = self._count if warm is None else warm
         self._slots = asyncio.Semaphore(self._count)
@@ -84,6 +89,7 @@ class Docker(ByExecution):
 
     async def __aexit__(self, *_: object) -> None:
         try:
+            await self._proxy.stop()
             await self._in_thread(lambda _: self._end())
         finally:
             self._pool.shutdown(wait=False)
@@ -102,20 +108,26 @@ class Docker(ByExecution):
             self._bases[base] = state
         return self._bases[base]
 
-    async def execute(
+    async def _execute(
         self,
         state: State,
         argv: Sequence[str],
-        limits: Limits = Limits(),
+        limits: Limits,
         *,
         stdin: bytes = b"",
         env: Mapping[str, str] = {},
         cwd: str = REPO,
         network: bool = False,
         freeze: bool = True,
+        compared: Mapping[str, Any] | None = None,
     ) -> Execution:
-        asked = Asked(state.digest, argv, limits, stdin, env, cwd, network, freeze)
+        proxy = await self._way_out() if network else None
         async with self._slots:
+            since = ""
+            if compared:
+                digest, at = compared["since"][0], compared["at"]
+                since = await self._in_thread(lambda _: self._containers.repository(digest, at))
+            asked = Asked(state.digest, argv, limits, stdin, env, cwd, proxy, since, freeze)
             return await self._in_thread(lambda ending: self._containers.execute(asked, ending))
 
     def named(self, name: str) -> State | None:
@@ -130,7 +142,28 @@ class Docker(ByExecution):
             raise not_there(state.digest)
         self._engine.tag(f"sha256:{state.digest}", _NAMES, bottom.key(self._store, name))
 
+    def refer(self, path: Path) -> None:
+        """Images are removed by nobody but `runoff clean`: there is nothing to say."""
+
+    def release(self, path: Path) -> None:
+        pass
+
+    async def make_room(self, size: int) -> None:
+        free = await asyncio.to_thread(self._containers.free)
+        if free is not None and free < size:
+            raise NoRoom(f"needs about {amount(size)} for images, {amount(free)} free where Docker keeps them")
+
+    def alone(self, name: str) -> AbstractAsyncContextManager[None]:
+        return locked(self._root / "locks", name)
+
     # Opening and closing
+
+    async def _way_out(self) -> tuple[str, int]:
+        if os.geteuid() != 0 or not self._engine.is_here:
+            raise Refused(
+                "on Docker only root, with an engine of this machine, can let a setup reach the package indexes"
+            )
+        return await self._proxy.address()
 
     async def _in_thread(self, work: Callable[[Ending], T]) -> T:
         """Cancelled, it asks the work to end, and waits until it has: each step of it has a deadline."""
@@ -170,7 +203,6 @@ class Docker(ByExecution):
                 self._pool,
                 slots=self._count,
                 most_warm=self._most_warm,
-                network=self._network,
             )
         except BaseException:
             self._engine.close()

@@ -49,6 +49,11 @@ class Engine:
         for client in (self._quick, self._slow):
             client.trust_env = False  # a proxy is for the world outside
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it may be on this machine."""
+        return self.url.startswith("unix:")
+
     def close(self) -> None:
         self._quick.close()
         self._slow.close()
@@ -122,12 +127,17 @@ class Engine:
             state: dict[str, Any] = self._quick.inspect_container(container)["State"]
         return state
 
-    def remove(self, container: str) -> None:
+    def process(self, container: str) -> int:
+        """Its process 1, as this machine counts, if the engine is here."""
+        with self._asked("ask for a process"):
+            return int(self._quick.inspect_container(container)["State"]["Pid"])
+
+    def remove(self, container: str, *, volumes: bool = True) -> None:
         """Kills it too. No error if it is gone, or going."""
         with suppress(Missing), self._asked("remove a container", ignore=409):
             if self._quick.inspect_container(container)["State"]["Paused"]:
                 self._quick.unpause(container)
-            self._quick.remove_container(container, force=True, v=True)
+            self._quick.remove_container(container, force=True, v=volumes)
 
     def processes(self, container: str) -> int:
         """How many there are now; 0 if it does not run."""
@@ -203,6 +213,19 @@ class Engine:
     def put(self, container: str, archive: bytes) -> None:
         with self._asked("write files"):
             self._slow.put_archive(container, "/", archive)
+
+    def volume(self, labels: Mapping[str, str]) -> str:
+        with self._asked("make a volume"):
+            return str(self._quick.create_volume(labels=dict(labels))["Name"])
+
+    def volumes(self, label: str) -> list[dict[str, Any]]:
+        with self._asked("list volumes"):
+            return list(self._quick.volumes(filters={"label": label})["Volumes"] or ())
+
+    def remove_volume(self, name: str) -> None:
+        """No error if it is gone, or in use."""
+        with suppress(Missing), self._asked("remove a volume", ignore=409):
+            self._quick.remove_volume(name)
 
     # Images
 

@@ -57,7 +57,7 @@ def is_dead(owner: Owner, here: Owner) -> bool:
 
 
 def remove_containers(engine: Engine, here: Owner, *, only_look: bool = False) -> list[str]:
-    """Those of dead processes. The names of what is gone, or would be."""
+    """Those of dead processes, and their volumes. The names of what is gone, or would be."""
     gone = []
     for each in engine.containers(OWNER):
         over = each["State"] in ("created", "exited", "dead")
@@ -66,6 +66,10 @@ def remove_containers(engine: Engine, here: Owner, *, only_look: bool = False) -
             if not only_look:
                 with suppress(SandboxLost):
                     engine.remove(each["Id"])
+    for each in engine.volumes(OWNER):
+        owner = _owner(each)
+        if owner and is_dead(owner, here) and not only_look:
+            engine.remove_volume(each["Name"])
     return gone
 
 
@@ -110,7 +114,11 @@ def leftovers(only_look: bool) -> list[str]:
 
 def _is_left(each: Mapping[str, Any], here: Owner, *, over: bool) -> bool:
     """Of what nobody can say whether its owner lives, only what is over for a day."""
-    owner = Owner.parse((each["Labels"] or {}).get(OWNER, "").rpartition("/")[0])
+    owner = _owner(each)
     if owner and (owner.boot, owner.namespace) == (here.boot, here.namespace):
         return is_dead(owner, here)
     return over and time.time() - float(each["Created"]) > _OVER
+
+
+def _owner(each: Mapping[str, Any]) -> Owner | None:
+    return Owner.parse((each["Labels"] or {}).get(OWNER, "").rpartition("/")[0])

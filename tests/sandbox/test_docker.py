@@ -33,11 +33,6 @@ pytestmark = pytest.mark.needs_docker
 
 BUSYBOX = Path("/bin/busybox").read_bytes() if Path("/bin/busybox").exists() else b""
 
-NOT_YET = {
-    "a_diff_since_an_earlier_state_needs_nothing_of_the_later_one": "diffs are against the state's own repository",
-    "a_patch_that_nearly_fits_is_applied_if_one_asks": "there is one step, the exact one",
-}
-
 HOLDER = """
 import asyncio, sys
 from pathlib import Path
@@ -101,20 +96,13 @@ async def sh(sandbox: Docker, state: State, script: str) -> State:
     return done.after
 
 
-def case_ids() -> list[object]:
-    return [
-        pytest.param(case, id=name, marks=[pytest.mark.xfail(reason=NOT_YET[name])] if name in NOT_YET else [])
-        for name, case in conformance.CASES.items()
-    ]
-
-
-@pytest.mark.parametrize("case", case_ids())
+@pytest.mark.parametrize("case", conformance.CASES.values(), ids=conformance.CASES)
 async def test_conformance(sandbox: Docker, case: conformance.Case) -> None:
     await case(sandbox, await sandbox.base(Base()))
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("case", case_ids())
+@pytest.mark.parametrize("case", conformance.CASES.values(), ids=conformance.CASES)
 async def test_conformance_cold(sandbox: Docker, store: Path, case: conformance.Case) -> None:
     """What a warm container hides: each execution in a container from the state's image."""
     async with Docker(store, warm=0) as cold:
