@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from runoff.sandbox import conformance, orphans
+from runoff.sandbox import conformance, containers, orphans
 from runoff.sandbox.backends import open_backend
 from runoff.sandbox.containers import MOST_LAYERS
 from runoff.sandbox.dockerbackend import Docker
@@ -145,6 +145,20 @@ async def test_what_is_in_no_state_is_not_found_again(sandbox: Docker, leave: st
     assert done.stdout == b"/dev/mqueue:\n\n/dev/shm:\n", done
 
 
+async def test_a_chain_is_flattened_before_it_is_too_deep(
+    sandbox: Docker, store: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "MOST_LAYERS", 3)
+    async with Docker(store, warm=0) as cold:
+        state, depths = await cold.base(Base()), []
+        for n in range(4):
+            state = await sh(cold, state, f"echo {n} >> f")
+            depths.append(len(engine.image(f"sha256:{state.digest}")["RootFS"]["Layers"]))
+        assert depths == [2, 3, 1, 2]
+        assert await cold.read(state, "/testbed/f") == b"0\n1\n2\n3\n"
+
+
+@pytest.mark.full
 async def test_a_deep_chain_works_like_a_shallow_one(store: Path, engine: Engine, sandbox: Docker) -> None:
     """Engines refuse the 128th layer."""
     base = await sandbox.base(Base())
