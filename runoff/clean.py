@@ -10,11 +10,12 @@ from pathlib import Path
 import click
 
 from runoff.instance import BadTarget
+from runoff.sandbox import orphans
 from runoff.sandbox.collect import Report, Wanted
 from runoff.sandbox.housekeeping import amount, collect
 from runoff.visible import shown
 
-LEFTOVERS: dict[str, Callable[[bool], list[str]]] = {}
+LEFTOVERS: dict[str, Callable[[bool], list[str]]] = {"docker": orphans.leftovers}
 """What dead processes left outside of the store of states (cgroups, containers), by kind. A backend adds here a function that
 removes it (told True: only looks) and returns what it was, a name each."""
 

@@ -91,6 +91,13 @@ def _options(command: Any) -> Any:
                 help="Beyond this, the states used least recently go.  [default: 50GiB, or half of what is free]",
             ),
             click.option(
+                "--sandbox",
+                default="auto",
+                show_default=True,
+                metavar="NAME",
+                help="What executes code: bubblewrap, docker, or a backend of others; auto is bubblewrap if it runs here.",
+            ),
+            click.option(
                 "--record",
                 type=click.Path(path_type=Path),
                 help="Keep every answer in this folder, to be played again with --model recorded:FOLDER.",

@@ -20,7 +20,7 @@ from runoff.pipeline import Models
 from runoff.progress import Progress
 from runoff.recipe import Recipe, load_recipe
 from runoff.run import Result, Run, RunDirectory, exit_code, write_views
-from runoff.sandbox.bubblewrap import Bubblewrap
+from runoff.sandbox.backends import open_backend
 from runoff.sandbox.builder import ROOM
 from runoff.visible import shown
 
@@ -144,7 +144,8 @@ async def _run(
     model.check()
     began = time.monotonic()
     limit, index_hosts = options.get("states_limit"), options.get("index_hosts", ())
-    async with Bubblewrap(states(options), limit=limit, index_hosts=index_hosts) as sandbox:
+    backend = options.get("sandbox") or "auto"
+    async with open_backend(backend, states(options), limit=limit, index_hosts=index_hosts) as sandbox:
         if not all(RunDirectory(out).log(instance.id).exists() for instance in instances):
             await sandbox.make_room(ROOM)
         run = Run(

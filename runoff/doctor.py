@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from runoff.failure import MISSING
-from runoff.sandbox.bubblewrap import probe
+from runoff.sandbox import bubblewrap, dockerfacts
 
 _KEYS = (
     "ANTHROPIC_API_KEY",
@@ -28,12 +28,12 @@ def doctor_command(states: Path | None) -> int:
     """Print the findings. Returns 0 if a run could start, 3 if something is missing."""
     place = states or Path.home() / ".cache" / "runoff" / "states"
     line("python", True, sys.version.split()[0])
-    findings = asyncio.run(probe())
+    findings = [*asyncio.run(bubblewrap.probe()), *asyncio.run(dockerfacts.probe())]
     for finding in findings:
         line(finding.what, finding.ok, finding.detail)
         for row in finding.holds:
             click.echo(f"          {row.limit:<20} {row.how:<10} {row.detail}")
-    sandboxes = [finding for finding in findings if finding.what.startswith("bubblewrap-")]
+    sandboxes = [finding for finding in findings if finding.what.startswith(("bubblewrap-", "docker"))]
     usable = any(finding.ok for finding in sandboxes)
     free = shutil.disk_usage(_existing(place)).free
     line("room for states", free > _ROOM, f"{free / 2**30:.0f} GiB free at {place}")

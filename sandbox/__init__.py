@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runoff.sandbox.backends import open_backend
     from runoff.sandbox.bubblewrap import Bubblewrap, probe
+    from runoff.sandbox.dockerbackend import Docker
     from runoff.sandbox.prerequisites import Finding
     from runoff.sandbox.protocol import (
         REPO,
@@ -33,6 +35,7 @@ __all__ = [
     "Base",
     "Bubblewrap",
     "Diff",
+    "Docker",
     "Execution",
     "Finding",
     "Held",
@@ -46,13 +49,22 @@ __all__ = [
     "SandboxUnavailable",
     "State",
     "StoreFull",
+    "open_backend",
     "probe",
 ]
+
+_MODULES = {
+    "Bubblewrap": "bubblewrap",
+    "Docker": "dockerbackend",
+    "Finding": "prerequisites",
+    "open_backend": "backends",
+    "probe": "bubblewrap",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Imported where used: pydantic and asyncio together would cost every command its start."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = {"Bubblewrap": "bubblewrap", "probe": "bubblewrap", "Finding": "prerequisites"}.get(name, "protocol")
+    module = _MODULES.get(name, "protocol")
     return getattr(import_module(f"runoff.sandbox.{module}"), name)

@@ -24,15 +24,14 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from runoff.sandbox import git, held, housekeeping, images, inside, prerequisites, shared
+from runoff.sandbox import held, housekeeping, images, prerequisites, shared
+from runoff.sandbox.byexecution import ByExecution
 from runoff.sandbox.defences import DEFENCES, LIMITS
 from runoff.sandbox.lock import locked
 from runoff.sandbox.prerequisites import Finding, Mode
 from runoff.sandbox.protocol import (
     REPO,
-    Applied,
     Base,
-    Diff,
     Execution,
     Held,
     Image,
@@ -53,12 +52,10 @@ INSIDE_UID = 1000
 """Who one is inside, rootless: the user who runs the sandbox, under another number."""
 
 _ERRORS: dict[str, type[SandboxError]] = {"refused": Refused, "full": StoreFull, "lost": SandboxLost}
-_TOOL = Limits(seconds=300, output=1 << 16, file_size=1 << 40)
-_LARGEST_DIFF = 64 << 20
 _NO_LIMIT = 1 << 62
 
 
-class Bubblewrap:
+class Bubblewrap(ByExecution):
     """See `Sandbox` in protocol.py. `root` is the directory of states: any number of processes may share it.
 
     `mode` None is `root` for root where the machine allows it, otherwise `rootless`. The two write files of different
@@ -139,20 +136,6 @@ class Bubblewrap:
                 self._session = answer.said["session"]
         return self._bases[base]
 
-    async def execute(
-        self,
-        state: State,
-        argv: Sequence[str],
-        limits: Limits = Limits(),
-        *,
-        stdin: bytes = b"",
-        env: Mapping[str, str] = {},
-        cwd: str = REPO,
-        network: bool = False,
-        freeze: bool = True,
-    ) -> Execution:
-        return await self._execute(state, argv, limits, stdin=stdin, env=env, cwd=cwd, network=network, freeze=freeze)
-
     async def _execute(
         self,
         state: State,
@@ -166,7 +149,6 @@ class Bubblewrap:
         freeze: bool = True,
         compared: Mapping[str, Any] | None = None,
     ) -> Execution:
-        """`compared`: with the repository in directory `at` of the state `since`, see git.py."""
         proxy = await self._proxy.address() if network else None
         async with self._slots:
             answer = await self._ask(
@@ -192,44 +174,6 @@ class Bubblewrap:
             seconds=said["seconds"],
             after=State(layers=answer.layers("after")) if said["after"] else None,
         )
-
-    async def write(self, state: State, files: Mapping[str, bytes | None]) -> State:
-        command, packed = inside.write(files)
-        return _after(await self._tool(state, command, stdin=packed, cwd="/"))
-
-    async def unpack(self, state: State, archive: bytes, at: str) -> State:
-        return _after(await self._tool(state, inside.unpack(at), stdin=archive, cwd="/"))
-
-    async def read(self, state: State, path: str, limit: int = 16 << 20) -> bytes:
-        limits = _TOOL.model_copy(update={"output": limit + _TOOL.output})
-        done = await self._tool(state, inside.read(path, limit), limits, cwd="/", freeze=False)
-        if done.dropped or len(done.stdout) > limit:
-            raise Refused(f"{path}: more than {limit} bytes")
-        return done.stdout
-
-    async def apply(self, state: State, patch: bytes, at: str = REPO, *, fuzzy: bool = False) -> Applied:
-        if not patch.strip():
-            return Applied(state=state, how="exact")  # git calls it an error to have nothing to do
-        if not fuzzy:
-            done = await self._tool(state, git.apply(), stdin=patch, env=git.ENVIRONMENT, cwd=at)
-            return Applied(state=_after(done), how="exact")
-        refused = None
-        for how, command, text in git.fuzzy(patch):
-            try:
-                done = await self._tool(state, command, stdin=text, env=git.ENVIRONMENT, cwd=at)
-                return Applied(state=_after(done), how=how)
-            except Refused as error:
-                refused = refused or error
-        assert refused  # there is a first step
-        raise refused
-
-    async def diff(self, state: State, since: State | None = None, at: str = REPO) -> Diff:
-        limits, command = _TOOL.model_copy(update={"output": _LARGEST_DIFF}), git.diff(git.SINCE if since else None)
-        compared = None if since is None else {"since": list(since.layers), "at": at}
-        done = await self._tool(state, command, limits, env=git.ENVIRONMENT, cwd=at, freeze=False, compared=compared)
-        if done.dropped:
-            raise Refused(f"the diff is larger than {_LARGEST_DIFF} bytes")
-        return git.read_diff(done.stdout)
 
     def named(self, name: str) -> State | None:
         with suppress(FileNotFoundError):
@@ -288,19 +232,6 @@ class Bubblewrap:
 
     def _unlimited(self) -> dict[str, int]:
         return dict.fromkeys(LIMITS if "limits" in self._without else self._without.intersection(LIMITS), _NO_LIMIT)
-
-    async def _tool(self, state: State, argv: Sequence[str], limits: Limits = _TOOL, **how: Any) -> Execution:
-        """One of the sandbox's own tools, which works or refuses."""
-        done = await self._execute(state, argv, limits, **how)
-        if done.outcome == "finished" and done.exit_code == 0:
-            return done
-        words = "; ".join(done.stderr.decode("utf-8", "replace").split("\n")[:20]).strip("; ")
-        if "No space left on device" in words:
-            raise StoreFull(words)
-        if done.outcome == "lost":
-            raise SandboxLost(words)
-        ended = f"killed for the limit on {done.limit}" if done.limit else f"{done.outcome}, exit code {done.exit_code}"
-        raise Refused(words or f"{argv[0]} {ended}")
 
     async def _import(self, do: str, **what: Any) -> dict[str, Any]:
         return (await self._ask(f"image {do}", **what)).said
@@ -420,11 +351,6 @@ async def probe(root: Path | None = None) -> list[Finding]:
 
 def _file_of(name: str) -> str:
     return f"names/{shared.hashed(name)}.json"
-
-
-def _after(done: Execution) -> State:
-    assert done.after is not None  # it was asked for, and the tool finished
-    return done.after
 
 
 def _sync(directory: Path) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from runoff.sandbox import cgroups, defences, seccomp, usernamespace, watch
+    from runoff.sandbox.streams import Capped
 else:
     sys.path.append(str(Path(__file__).parent))
     import cgroups
@@ -30,6 +31,7 @@ else:
     import seccomp
     import usernamespace
     import watch
+    from streams import Capped
 
 SHARED_MEMORY = 256 << 20
 """Bytes of /dev/shm."""
@@ -58,29 +60,6 @@ class Stop:
 
     def close(self) -> None:
         os.close(self.handle)
-
-
-class Capped:
-    """The first half and the last half of a stream of any length, in bounded memory."""
-
-    def __init__(self, limit: int) -> None:
-        self.first, self._last = limit // 2, limit - limit // 2
-        self._head, self._tail, self._total = bytearray(), bytearray(), 0
-
-    def add(self, chunk: bytes) -> None:
-        self._total += len(chunk)
-        room = self.first - len(self._head)
-        self._head += chunk[:room]
-        self._tail += chunk[room:] if room else chunk
-        if len(self._tail) > 2 * self._last + (1 << 16):
-            del self._tail[: len(self._tail) - self._last]
-
-    @property
-    def dropped(self) -> int:
-        return max(0, self._total - self.first - self._last)
-
-    def kept(self) -> bytes:
-        return bytes(self._head + self._tail[max(0, len(self._tail) - self._last) :])
 
 
 class Ran(NamedTuple):

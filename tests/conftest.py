@@ -12,7 +12,7 @@ settings.load_profile("runoff")
 
 pytest_plugins = ["tests.llama", "tests.workshop"]
 
-PARTS = {"llama": "needs_llama", "root": "needs_root"}
+PARTS = {"docker": "needs_docker", "llama": "needs_llama", "root": "needs_root"}
 """What can be left out → the marker of the tests that need it."""
 
 

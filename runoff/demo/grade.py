@@ -18,7 +18,7 @@ from runoff.agent.log import Log
 from runoff.agent.step import World
 from runoff.demo.pairs import HERE, pair
 from runoff.instance import local_instance
-from runoff.sandbox.bubblewrap import Bubblewrap
+from runoff.sandbox.backends import open_backend
 from runoff.sandbox.protocol import Limits, Refused
 
 _CHECK = "/tmp/check.py"
@@ -30,7 +30,7 @@ async def grade(request: dict[str, Any]) -> dict[str, bool]:
     check = (HERE / wanted.id / "answer" / "check.py").read_bytes()
     instance, _ = local_instance(Path(request["source"]), wanted.statement, setup=wanted.setup, test=wanted.test)
     results: dict[str, bool] = {}
-    async with Bubblewrap(Path(request["states"])) as sandbox:
+    async with open_backend(request["sandbox"], Path(request["states"])) as sandbox:
         with tempfile.TemporaryDirectory() as folder:
             world = World(Log(Path(folder) / "grade.jsonl"), wanted.id, _nobody, sandbox)
             environment = await environments.build(world, instance)

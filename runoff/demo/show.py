@@ -21,7 +21,7 @@ from runoff.demo.pairs import ANSWERS, Pair, instance, pairs
 from runoff.instance import Instance
 from runoff.models import Answering, roles
 from runoff.run import Result, Run, exit_code
-from runoff.sandbox.bubblewrap import Bubblewrap
+from runoff.sandbox.backends import open_backend
 from runoff.selection.protocol import Cell
 from runoff.visible import shown
 
@@ -41,15 +41,15 @@ def demo(live: bool, only: Sequence[str], options: dict[str, Any]) -> int:
     if not live:
         options |= {"models": (f"recorded:{ANSWERS}",), "recipe": "demo"}
         click.echo(RECORDED)
-    place = states(options)
+    place, sandbox = states(options), options.get("sandbox") or "auto"
     began = time.monotonic()
-    instances = asyncio.run(_fetch(wanted, place))
+    instances = asyncio.run(_fetch(wanted, place, sandbox))
     out = options["out"] or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     cpu_before = _cpu()
     used: dict[str, float] = {}
 
     def watch(run: Run, model: Answering) -> None:
-        used["sandboxes"] = run.sandbox.cpu_seconds  # type: ignore[attr-defined]
+        used["sandboxes"] = getattr(run.sandbox, "cpu_seconds", 0.0)  # an engine's are not this machine's to count
         for recorded in model.recorded.values():
             for asked in recorded.stale:
                 click.echo(f"stale: the prompt of {asked} has changed since it was recorded", err=True)
@@ -58,7 +58,10 @@ def demo(live: bool, only: Sequence[str], options: dict[str, Any]) -> int:
     _, results = run_to_end(instances, options_recipe(options), names, out, options, watch)
     seconds = time.monotonic() - began
     total, sandboxes = _cpu() - cpu_before, used["sandboxes"]
-    right = [_tell(one, result, source, place) for one, result, source in zip(wanted, results, instances, strict=True)]
+    right = [
+        _tell(one, result, source, place, sandbox)
+        for one, result, source in zip(wanted, results, instances, strict=True)
+    ]
     click.echo(f"\n{sum(right)} of {len(right)} chosen patches pass the hidden check, which nothing before could see.")
     if not live:
         click.echo(RECORDED)
@@ -70,8 +73,8 @@ def demo(live: bool, only: Sequence[str], options: dict[str, Any]) -> int:
     return exit_code(results) or (0 if all(right) else 1)
 
 
-async def _fetch(wanted: Sequence[Pair], place: Path) -> list[Instance]:
-    async with Bubblewrap(place) as sandbox:
+async def _fetch(wanted: Sequence[Pair], place: Path, backend: str) -> list[Instance]:
+    async with open_backend(backend, place) as sandbox:
         return await settled(*(instance(sandbox, one, place.parent / "sources", _say) for one in wanted))
 
 
@@ -86,7 +89,7 @@ def _wanted(only: Sequence[str]) -> list[Pair]:
     return [known[name] for name in only or known]
 
 
-def _tell(one: Pair, result: Result, source: Instance, place: Path) -> bool:
+def _tell(one: Pair, result: Result, source: Instance, place: Path, sandbox: str) -> bool:
     """What happened to one issue, for people; whether the chosen patch passes the hidden check."""
     title = one.statement.splitlines()[0].lstrip("# ")
     click.echo(f"\n{one.project} {one.version}: {title}")
@@ -96,7 +99,7 @@ def _tell(one: Pair, result: Result, source: Instance, place: Path) -> bool:
         return False
     selection, table = outcome.selection, outcome.selection.table
     assert table is not None
-    graded = _grade(one, source, place, {entry.id: entry.candidate.patch for entry in selection.entries})
+    graded = _grade(one, source, (place, sandbox), {entry.id: entry.candidate.patch for entry in selection.entries})
     ended = [sample.edit for sample in outcome.samples]
     click.echo(
         f"  {len(ended)} trajectories, {sum(1 for edit in ended if edit.value)} candidates, {len(selection.entries)} distinct patches; "
@@ -117,10 +120,11 @@ def _tell(one: Pair, result: Result, source: Instance, place: Path) -> bool:
     return bool(selection.chosen and graded.get(selection.chosen))
 
 
-def _grade(one: Pair, source: Instance, place: Path, patches: Mapping[str, bytes]) -> dict[str, bool]:
+def _grade(one: Pair, source: Instance, where: tuple[Path, str], patches: Mapping[str, bytes]) -> dict[str, bool]:
     """In a process of its own: nothing that solves can open a check."""
     texts = {name: patch.decode("utf-8", "surrogateescape") for name, patch in patches.items()}
-    request = {"pair": one.id, "states": str(place), "source": source.source, "patches": texts}
+    place, sandbox = where
+    request = {"pair": one.id, "states": str(place), "sandbox": sandbox, "source": source.source, "patches": texts}
     done = subprocess.run(
         [sys.executable, "-m", "runoff.demo.grade"],
         input=json.dumps(request),

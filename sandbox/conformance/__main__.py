@@ -11,11 +11,10 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from runoff.sandbox.bubblewrap import Bubblewrap
+from runoff.sandbox.backends import open_backend
 from runoff.sandbox.conformance import CASES
 from runoff.sandbox.conformance.case import Case
-from runoff.sandbox.prerequisites import Mode
-from runoff.sandbox.protocol import Base, Image, Sandbox, SandboxError, SandboxUnavailable, State
+from runoff.sandbox.protocol import Base, Image, Sandbox, SandboxError, State
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +54,7 @@ def _options() -> argparse.ArgumentParser:
 
 async def _report(backend: str, image: str | None, directory: Path, chosen: dict[str, Case]) -> list[str]:
     failed, began = list[str](), time.monotonic()
-    async with _open(backend, directory / "states") as sandbox:
+    async with open_backend(backend, directory / "states") as sandbox:
         base = await sandbox.base(Image(reference=image) if image else Base())
         print(f"{sandbox.name}: {len(chosen)} cases")
         for name, case in chosen.items():
@@ -89,13 +88,6 @@ def _explained(case: Case, error: BaseException) -> str:
         values = place.locals or {}
         lines += [f"      {name} = {value[:300]}" for name, value in values.items() if name in (place.line or "")]
     return "\n".join(lines)
-
-
-def _open(name: str, directory: Path) -> Bubblewrap:
-    modes: dict[str, Mode | None] = {"bubblewrap": None, "bubblewrap-root": "root", "bubblewrap-rootless": "rootless"}
-    if name not in modes:
-        raise SandboxUnavailable(f"there is no sandbox called {name}", f"choose one of {', '.join(modes)}")
-    return Bubblewrap(directory, modes[name])
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from tests.runoff.project import ISSUE, answer, make, runoff
 
 _AS_ROOT = () if os.geteuid() == 0 else ("--map-root-user",)
 KEY = {"OPENAI_API_KEY": "sk-of-the-test"}
+NO_ENGINE = {"DOCKER_HOST": "unix:///nowhere"}
 
 
 def one_line(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
@@ -240,9 +241,11 @@ def test_no_bubblewrap(tmp_path: Path) -> None:
         "--states",
         tmp_path / "states",
     )
-    done = runoff("solve", make(tmp_path / "p"), "--issue", ISSUE, *options, env=KEY, before=before)
-    one_line(done, 3, "bwrap", "apt-get install bubblewrap")
-    doctor = runoff("doctor", "--states", tmp_path, before=before)
+    done = runoff("solve", make(tmp_path / "p"), "--issue", ISSUE, *options, env=KEY | NO_ENGINE, before=before)
+    one_line(done, 3, "bwrap", "nor Docker", "/nowhere does not exist", "apt-get install bubblewrap")
+    named = runoff("solve", tmp_path / "p", "--issue", ISSUE, *options, "--sandbox", "dokcer", env=KEY)
+    one_line(named, 3, "no sandbox called dokcer", "bubblewrap", "docker")
+    doctor = runoff("doctor", "--states", tmp_path, env=NO_ENGINE, before=before)
     assert doctor.returncode == 3
     assert "next: apt-get install bubblewrap" in doctor.stdout
 
@@ -261,7 +264,7 @@ def test_user_namespaces_forbidden(tmp_path: Path) -> None:
     )
     forbid = 'echo 0 > /proc/sys/user/max_user_namespaces; echo 0 > /proc/sys/user/max_mnt_namespaces; exec "$@"'
     before = ("unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh")
-    done = runoff("solve", make(tmp_path / "p"), "--issue", ISSUE, *options, env=KEY, before=before)
+    done = runoff("solve", make(tmp_path / "p"), "--issue", ISSUE, *options, env=KEY | NO_ENGINE, before=before)
     one_line(done, 3, "user.max_user_namespaces is 0", "sysctl user.max_user_namespaces")
 
 
