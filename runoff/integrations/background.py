@@ -19,9 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runoff.sandbox.bubblewrap import Bubblewrap
-from runoff.sandbox.prerequisites import Mode
-from runoff.sandbox.protocol import Base, Image, Sandbox, SandboxUnavailable, State
+from runoff.sandbox.backends import open_backend
+from runoff.sandbox.protocol import Base, Image, Sandbox, State
 
 Result = TypeVar("Result")
 
@@ -67,14 +66,7 @@ class Background:
         return await asyncio.shield(task)
 
     async def _opened(self, backend: str, directory: Path) -> Sandbox:
-        modes: dict[str, Mode | None] = {
-            "bubblewrap": None,
-            "bubblewrap-root": "root",
-            "bubblewrap-rootless": "rootless",
-        }
-        if backend not in modes:
-            raise SandboxUnavailable(f"there is no sandbox called {backend}", f"choose one of {', '.join(modes)}")
-        return await self._stack.enter_async_context(Bubblewrap(directory, modes[backend]))
+        return await self._stack.enter_async_context(open_backend(backend, directory))
 
     def _close(self) -> None:
         """At the end of the process: without it asyncio would complain about each call that is still under way."""
