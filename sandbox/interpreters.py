@@ -53,6 +53,14 @@ def find_python(wanted: str | None = None) -> Interpreter:
     return _missing_python(wanted)
 
 
+def is_here(version: str) -> bool:
+    try:
+        find_python(version)
+    except SandboxUnavailable:
+        return False
+    return True
+
+
 def find_node(wanted: str | None = None) -> Interpreter:
     """A Node with its npm, by version (`20`, `20.1`) or any. Raises SandboxUnavailable naming those there are."""
     found = []

@@ -8,11 +8,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
+import hashlib
 import importlib.util
+import io
+import json
 import os
 import platform
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -43,11 +47,12 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="how often each side is measured")
     parser.add_argument("--image", default="runoff-base:bookworm", help="of the Docker engine: what both sides run in")
+    parser.add_argument("--mode", choices=["root", "rootless"], help="bubblewrap's; otherwise what it takes by itself")
     parser.add_argument("--states", type=Path, help="where states are kept meanwhile")
     options = parser.parse_args()
     print(f"{datetime.date.today()}, {os.cpu_count()} cores, {platform.release()}, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(prefix="runoff-bench-", dir=options.states) as directory:
-        async with Bubblewrap(Path(directory) / "states") as sandbox:
+        async with Bubblewrap(Path(directory) / "states", options.mode) as sandbox:
             base = await begin(sandbox, options.image)
             print(f"{sandbox.name}, medians of {options.rounds}\n")
             await one_execution(sandbox, base, options.rounds, docker_run(options.image))
@@ -56,6 +61,7 @@ async def main() -> None:
             await vote_cells(sandbox, base, options.rounds)
             await kept_states(sandbox, base, Path(directory))
             await diffs(sandbox, base)
+            await shared_base(sandbox, Path(directory))
 
 
 async def begin(sandbox: Sandbox, image: str) -> State:
@@ -173,6 +179,48 @@ async def diffs(sandbox: Sandbox, base: State) -> None:
 
     took = await in_turns({"ours": ours, "git": by_git}, 10)
     row("diff in 6,500 files: git status + git diff", took["ours"], took["git"], took["git"] / took["ours"], "≥ 10")
+
+
+async def shared_base(sandbox: Sandbox, directory: Path, size: int = 32 << 20) -> None:
+    """Two images that share a layer of this size: what the second adds to the disk."""
+    images, common = directory / "images", os.urandom(size)
+    for name in ("one", "two"):
+        write_image(images / name, [{"large": common}, {"name": name.encode()}])
+    start = used(directory)
+    await sandbox.base(Image(reference=f"oci:{images / 'one'}"))
+    first = used(directory)
+    await sandbox.base(Image(reference=f"oci:{images / 'two'}"))
+    print(
+        f"{'two images that share a layer of 32 MiB':45} the first takes {(first - start) / 2**20:.1f} MiB of disk, "
+        f"the second {(used(directory) - first) / 2**20:.1f} MiB"
+    )
+
+
+def write_image(at: Path, layers: list[dict[str, bytes]]) -> None:
+    """An OCI layout of plain layers: name → contents."""
+    (at / "blobs" / "sha256").mkdir(parents=True)
+
+    def blob(data: bytes, kind: str) -> dict[str, object]:
+        digest = hashlib.sha256(data).hexdigest()
+        (at / "blobs" / "sha256" / digest).write_bytes(data)
+        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
+
+    described = []
+    for files in layers:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            for name, data in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        described.append(blob(packed.getvalue(), "layer.v1.tar"))
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    unpacked = {"type": "layers", "diff_ids": [each["digest"] for each in described]}
+    config = blob(json.dumps({"architecture": machine, "os": "linux", "rootfs": unpacked}).encode(), "config.v1+json")
+    manifest = {"schemaVersion": 2, "config": config, "layers": described}
+    index = {"schemaVersion": 2, "manifests": [blob(json.dumps(manifest).encode(), "manifest.v1+json")]}
+    (at / "index.json").write_text(json.dumps(index))
+    (at / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
 
 async def in_turns(sides: Mapping[str, Side], rounds: int) -> dict[str, float]:
