@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -103,7 +103,7 @@ class _Container:
 
 
 class Containers:
-    """`slots` executions at most are expected at once; each uses up to three threads of `pool`."""
+    """`slots` executions at most are expected at once; each uses up to four threads of `pool`."""
 
     def __init__(
         self,
@@ -223,11 +223,11 @@ class Containers:
             if container.reused:  # it died since
                 return Said("", "", 0.0, Capped(0), Capped(0))
             raise
-        over = threading.Event()
+        over, killing = threading.Event(), list[Future[None]]()
         watching = self._pool.submit(self._watch, container, limits, ending, over)
         try:
             with connection, self._relayed(container, asked.proxy):
-                return talk(
+                said = talk(
                     (connection, early),
                     asked.stdin,
                     word,
@@ -235,8 +235,11 @@ class Containers:
                     output=limits.output,
                     patience=self._engine.deadline,
                     ending=ending,
-                    kill=lambda: self._kill(container),
+                    kill=lambda: killing.append(self._pool.submit(self._kill, container)),
                 )
+            for each in killing:
+                each.result()
+            return said
         finally:
             over.set()
             watching.cancel()

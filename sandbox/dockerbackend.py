@@ -79,7 +79,7 @@ class Docker(ByExecution):
         self._bases = dict[Base | Image, State]()
 
     async def __aenter__(self) -> Docker:
-        self._pool = ThreadPoolExecutor(4 * self._count + 4, "docker")
+        self._pool = ThreadPoolExecutor(5 * self._count + 4, "docker")
         try:
             await self._in_thread(lambda _: self._begin())
         except BaseException:

@@ -90,7 +90,8 @@ def talk(
     ending: Ending,
     kill: Callable[[], object],
 ) -> Said:
-    """Feed it and read it until it ends. For the first reason there is, `kill` must kill all that is in the container.
+    """Feed it and read it until it ends. For the first reason there is, `kill` must see to it that all in the container is
+    killed, and return at once: the engine may not get to that while nobody reads what still comes.
 
     `seconds` are counted from when it began, which it must within `patience`, or it is `lost`.
     """
