@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from runoff.instance import BadTarget
-from runoff.sandbox import orphans
 from runoff.sandbox.collect import Report, Wanted
+from runoff.sandbox.docker import orphans
 from runoff.sandbox.housekeeping import amount, collect
 from runoff.visible import shown
 

@@ -21,7 +21,7 @@ from runoff.progress import Progress
 from runoff.recipe import Recipe, load_recipe
 from runoff.run import Result, Run, RunDirectory, exit_code, write_views
 from runoff.sandbox.backends import open_backend
-from runoff.sandbox.builder import ROOM
+from runoff.sandbox.environments.builder import ROOM
 from runoff.visible import shown
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from runoff.failure import MISSING
-from runoff.sandbox import bubblewrap, dockerfacts
+from runoff.sandbox import bubblewrap
+from runoff.sandbox.docker import facts
 
 _KEYS = (
     "ANTHROPIC_API_KEY",
@@ -28,7 +29,7 @@ def doctor_command(states: Path | None) -> int:
     """Print the findings. Returns 0 if a run could start, 3 if something is missing."""
     place = states or Path.home() / ".cache" / "runoff" / "states"
     line("python", True, sys.version.split()[0])
-    findings = [*asyncio.run(bubblewrap.probe()), *asyncio.run(dockerfacts.probe())]
+    findings = [*asyncio.run(bubblewrap.probe()), *asyncio.run(facts.probe())]
     for finding in findings:
         line(finding.what, finding.ok, finding.detail)
         for row in finding.holds:

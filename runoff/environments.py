@@ -10,8 +10,8 @@ from typing import cast
 from runoff.agent.environment import Built, Environment, last_lines
 from runoff.agent.step import Run, World
 from runoff.instance import Instance, environment_spec, open_source
-from runoff.sandbox import builder, interpreters
-from runoff.sandbox.builder import EnvironmentFailed
+from runoff.sandbox.environments import builder, interpreters
+from runoff.sandbox.environments.builder import EnvironmentFailed
 from runoff.sandbox.protocol import REPO, Base, Limits, Sandbox, State
 
 __all__ = ["EnvironmentFailed", "build", "fetch_sdist"]

@@ -10,8 +10,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from runoff.sandbox.builder import Contents, EnvironmentSpec, Source
-from runoff.sandbox.dependencies import LARGEST, deciding
+from runoff.sandbox.environments.builder import Contents, EnvironmentSpec, Source
+from runoff.sandbox.environments.dependencies import LARGEST, deciding
 from runoff.sandbox.protocol import Value
 
 

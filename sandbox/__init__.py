@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from runoff.sandbox.backends import open_backend
     from runoff.sandbox.bubblewrap import Bubblewrap, probe
-    from runoff.sandbox.dockerbackend import Docker
+    from runoff.sandbox.docker.backend import Docker
     from runoff.sandbox.prerequisites import Finding
     from runoff.sandbox.protocol import (
         REPO,
@@ -55,7 +55,7 @@ __all__ = [
 
 _MODULES = {
     "Bubblewrap": "bubblewrap",
-    "Docker": "dockerbackend",
+    "Docker": "docker.backend",
     "Finding": "prerequisites",
     "open_backend": "backends",
     "probe": "bubblewrap",

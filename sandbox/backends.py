@@ -13,7 +13,7 @@ from runoff.sandbox.prerequisites import Mode
 from runoff.sandbox.protocol import Sandbox, SandboxUnavailable
 
 if TYPE_CHECKING:
-    from runoff.sandbox.dockerbackend import Docker
+    from runoff.sandbox.docker.backend import Docker
 
 GROUP = "runoff.sandboxes"
 """An entry point is called with the directory of states, and gives an asynchronous context manager of a Sandbox."""
@@ -64,7 +64,7 @@ async def _first(stack: AsyncExitStack, root: Path, how: How) -> Sandbox:
 
 def _own(name: str, root: Path, how: How) -> Bubblewrap | Docker:
     if name == "docker":
-        from runoff.sandbox.dockerbackend import Docker
+        from runoff.sandbox.docker.backend import Docker
 
         return Docker(root, slots=how.get("slots"), index_hosts=how.get("index_hosts", ()))
     modes: dict[str, Mode | None] = {"bubblewrap-root": "root", "bubblewrap-rootless": "rootless"}

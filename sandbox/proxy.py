@@ -17,7 +17,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from runoff.sandbox import indexes, prerequisites
+from runoff.sandbox import prerequisites
+from runoff.sandbox.environments import indexes
 from runoff.sandbox.protocol import SandboxLost, SandboxUnavailable
 
 PROXY_UID = 64001

@@ -18,9 +18,9 @@ from runoff.models import roles
 from runoff.recipe import load_recipe
 from runoff.report import report
 from runoff.run import Run, RunDirectory, write_views
-from runoff.sandbox import builder
 from runoff.sandbox.bubblewrap import Bubblewrap
-from runoff.sandbox.dependencies import Plan
+from runoff.sandbox.environments import builder
+from runoff.sandbox.environments.dependencies import Plan
 
 ISSUE = "minutes('-1:30') gives -30, it should be -90."
 

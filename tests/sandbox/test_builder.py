@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from runoff.sandbox import dependencies, interpreters
 from runoff.sandbox.bubblewrap import Bubblewrap
-from runoff.sandbox.builder import Contents, EnvironmentFailed, EnvironmentSpec, Layers, Source, build
+from runoff.sandbox.environments import dependencies, interpreters
+from runoff.sandbox.environments.builder import Contents, EnvironmentFailed, EnvironmentSpec, Layers, Source, build
 from runoff.sandbox.lock import locked
 from runoff.sandbox.protocol import Base, Sandbox, SandboxUnavailable, State
 from tests.sandbox.test_proxy import served, simple_index, wheel

@@ -20,13 +20,14 @@ from pathlib import Path
 
 import pytest
 
-from runoff.sandbox import conformance, containers, orphans
+from runoff.sandbox import conformance
 from runoff.sandbox.backends import open_backend
-from runoff.sandbox.containers import MOST_LAYERS
-from runoff.sandbox.dockerbackend import Docker
-from runoff.sandbox.dockerfacts import probe, table
-from runoff.sandbox.engine import Engine
-from runoff.sandbox.orphans import OWNER, Owner
+from runoff.sandbox.docker import containers, orphans
+from runoff.sandbox.docker.backend import Docker
+from runoff.sandbox.docker.containers import MOST_LAYERS
+from runoff.sandbox.docker.engine import Engine
+from runoff.sandbox.docker.facts import probe, table
+from runoff.sandbox.docker.orphans import OWNER, Owner
 from runoff.sandbox.protocol import Base, Image, Limits, Refused, SandboxLost, SandboxUnavailable, State
 
 pytestmark = pytest.mark.needs_docker
@@ -36,7 +37,7 @@ BUSYBOX = Path("/bin/busybox").read_bytes() if Path("/bin/busybox").exists() els
 HOLDER = """
 import asyncio, sys
 from pathlib import Path
-from runoff.sandbox.dockerbackend import Docker
+from runoff.sandbox.docker.backend import Docker
 from runoff.sandbox.protocol import Base
 
 async def main():
@@ -360,7 +361,7 @@ async def test_engines_that_are_not_there(sandbox: Docker, store: Path) -> None:
 ELSEWHERE = """
 import asyncio, sys
 from pathlib import Path
-from runoff.sandbox.dockerbackend import Docker
+from runoff.sandbox.docker.backend import Docker
 from runoff.sandbox.protocol import Base, Refused
 
 async def main():

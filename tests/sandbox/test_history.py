@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from runoff.sandbox.history import sealed
+from runoff.sandbox.environments.history import sealed
 from runoff.sandbox.protocol import Base, Refused, Sandbox, State
 
 _WHO = {

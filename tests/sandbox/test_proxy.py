@@ -21,8 +21,8 @@ from socket import AF_INET, AF_INET6
 
 import pytest
 
-from runoff.sandbox import indexes
 from runoff.sandbox.bubblewrap import Bubblewrap
+from runoff.sandbox.environments import indexes
 from runoff.sandbox.protocol import PROXY, Base, Execution, Refused, Sandbox, SandboxUnavailable, State
 from runoff.sandbox.proxy import PROXY_UID, filters, upstreams
 

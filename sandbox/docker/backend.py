@@ -19,15 +19,15 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runoff.sandbox import bottom
-from runoff.sandbox.bottom import Inside
 from runoff.sandbox.byexecution import ByExecution
-from runoff.sandbox.containers import Asked, Containers, not_there
-from runoff.sandbox.dockerfacts import table
-from runoff.sandbox.engine import DEADLINE, Engine, Missing
+from runoff.sandbox.docker import bottom
+from runoff.sandbox.docker.bottom import Inside
+from runoff.sandbox.docker.containers import Asked, Containers, not_there
+from runoff.sandbox.docker.engine import DEADLINE, Engine, Missing
+from runoff.sandbox.docker.facts import table
+from runoff.sandbox.docker.orphans import OWNER, Owner, remove_containers
 from runoff.sandbox.housekeeping import amount
 from runoff.sandbox.lock import locked
-from runoff.sandbox.orphans import OWNER, Owner, remove_containers
 from runoff.sandbox.protocol import (
     REPO,
     Base,

@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runoff.sandbox import indexes, interpreters
-from runoff.sandbox.dependencies import Plan, plan
-from runoff.sandbox.history import sealed
-from runoff.sandbox.interpreters import Interpreter
+from runoff.sandbox.environments import indexes, interpreters
+from runoff.sandbox.environments.dependencies import Plan, plan
+from runoff.sandbox.environments.history import sealed
+from runoff.sandbox.environments.interpreters import Interpreter
 from runoff.sandbox.protocol import PROXY, REPO, Base, Limits, Sandbox, SandboxError, SandboxLost, State, Value
 
 UV = "/home/user/.local/bin/uv"

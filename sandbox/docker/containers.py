@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from runoff.sandbox import git
-from runoff.sandbox.bottom import Inside
-from runoff.sandbox.engine import Engine, Missing
-from runoff.sandbox.exchange import Program, Said, new_word, talk
-from runoff.sandbox.orphans import OWNER
+from runoff.sandbox.docker.bottom import Inside
+from runoff.sandbox.docker.engine import Engine, Missing
+from runoff.sandbox.docker.exchange import Program, Said, new_word, talk
+from runoff.sandbox.docker.orphans import OWNER
 from runoff.sandbox.protocol import Execution, Limits, Refused, SandboxLost, State, StoreFull
 from runoff.sandbox.relay import relayed
 from runoff.sandbox.streams import Capped, Ending

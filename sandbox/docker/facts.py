@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from runoff.sandbox.containers import LOOK
-from runoff.sandbox.engine import Engine
+from runoff.sandbox.docker.containers import LOOK
+from runoff.sandbox.docker.engine import Engine
 from runoff.sandbox.prerequisites import Finding
 from runoff.sandbox.protocol import Held, SandboxUnavailable
 

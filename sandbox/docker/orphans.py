@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from runoff.sandbox.engine import Engine
+from runoff.sandbox.docker.engine import Engine
 from runoff.sandbox.protocol import SandboxLost, SandboxUnavailable
 
 OWNER = "runoff.owner"

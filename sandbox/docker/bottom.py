@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runoff.sandbox import skeleton
-from runoff.sandbox.engine import Engine, Missing
+from runoff.sandbox.docker.engine import Engine, Missing
 from runoff.sandbox.protocol import REPO, Base, Image, Refused, SandboxLost
 
 INSIDE = "runoff.inside"
