@@ -1,0 +1,268 @@
+"""Taking more than one's share: processes, memory, disk, files, descriptors, output, time."""
+
+from runoff.sandbox.protocol import Limits
+from tests.sandbox.attacks.attack import Flood
+
+MIB = 1 << 20
+USUAL = Limits(seconds=20)
+
+
+def _limits(**some: float) -> Limits:
+    return USUAL.model_copy(update=some)
+
+
+PROCESSES = {"limits": _limits(processes=48), "more": _limits(processes=900)}
+MEMORY = {"limits": _limits(memory=192 * MIB), "more": _limits(memory=4096 * MIB)}
+DISK = {"limits": _limits(disk=8 * MIB), "more": _limits(disk=1024 * MIB)}
+FILES = {"limits": _limits(files=100), "more": _limits(files=100_000)}
+OPEN = {"limits": _limits(open_files=64), "more": _limits(open_files=1024)}
+CPU = {"limits": _limits(cpu_seconds=1), "more": _limits(cpu_seconds=100)}
+OUTPUT = {"limits": _limits(output=64 << 10), "more": _limits(output=32 * MIB)}
+LARGE = {"limits": _limits(file_size=MIB), "more": _limits(file_size=64 * MIB)}
+
+FLOODS = [
+    Flood(
+        "forks",
+        "that nobody on the machine can start a process",
+        """
+        children = []
+        try:
+            for n in range(100):
+                child = os.fork()
+                if child == 0:
+                    signal.pause()
+                children.append(child)
+            won()
+        finally:
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+        """,
+        **PROCESSES,
+    ),
+    Flood(
+        "forks-of-forks",
+        "the same, faster than they are counted",
+        """
+        read, write = os.pipe()
+        for n in range(7):
+            try:
+                os.fork()
+            except OSError:
+                pass
+        os.write(write, b".")
+        if os.getpid() != first:
+            signal.pause()
+        time.sleep(0.5)
+        if len(os.read(read, 999)) > 100:
+            won()
+        """.replace("read, write", "first = os.getpid()\n        read, write", 1),
+        **PROCESSES,
+    ),
+    Flood(
+        "threads",
+        "the same",
+        """
+        threading.stack_size(64 << 10)
+        stop = threading.Event()
+        try:
+            for n in range(100):
+                threading.Thread(target=stop.wait, daemon=True).start()
+            won()
+        finally:
+            stop.set()
+        """,
+        **PROCESSES,
+    ),
+    Flood("memory", "that the machine swaps, or kills others", "b'x' * (256 << 20); won()", **MEMORY),
+    Flood(
+        "memory-of-many",
+        "the same, by processes that are each within the limit",
+        """
+        read, write = os.pipe()
+        for n in range(6):
+            if os.fork() == 0:
+                kept = b"x" * (50 << 20)
+                os.write(write, b".")
+                signal.pause()
+        got = b""
+        while len(got) < 6:
+            got += os.read(read, 9)
+        won()
+        """,
+        **MEMORY,
+    ),
+    Flood(
+        "memory-mapped",
+        "the same, by mappings",
+        """
+        room = mmap.mmap(-1, 256 << 20)
+        for n in range(0, 256 << 20, 4096):
+            room[n] = 1
+        won()
+        """,
+        **MEMORY,
+    ),
+    Flood(
+        "memory-locked",
+        "memory that cannot be swapped",
+        """
+        rooms = [mmap.mmap(-1, 4 << 20) for n in range(60)]
+        for room in rooms:
+            call("mlock", ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(room))), 4 << 20)
+        won()
+        """,
+        limits=_limits(memory=192 * MIB),
+        more=_limits(memory=4096 * MIB),
+        unswitchable={},
+    ),
+    Flood(
+        "shared-memory",
+        "memory that no process has, in /dev/shm",
+        """
+        with open("/dev/shm/large", "wb") as file:
+            for n in range(240):
+                file.write(bytes(1 << 20))
+        won()
+        """,
+        **MEMORY,
+    ),
+    Flood(
+        "anonymous-files",
+        "memory that has no name",
+        """
+        file = os.memfd_create("large")
+        for n in range(240):
+            os.write(file, bytes(1 << 20))
+        won()
+        """,
+        **MEMORY,
+    ),
+    Flood(
+        "segments",
+        "memory that outlives its process",
+        """
+        libc.shmat.restype = ctypes.c_void_p
+        for n in range(6):
+            at = libc.shmat(call("shmget", 0, 40 << 20, 0o1600), None, 0)
+            ctypes.memset(at, 1, 40 << 20)
+            libc.shmdt(ctypes.c_void_p(at))
+        won()
+        """,
+        **MEMORY,
+    ),
+    Flood(
+        "disk",
+        "that nobody can write any more",
+        """
+        for n in range(16):
+            with open("/tmp/%d" % n, "wb") as file:
+                file.write(os.urandom(1 << 20))
+        won()
+        """,
+        **DISK,
+    ),
+    Flood(
+        "disk-without-names",
+        "the same, in files that were deleted while they are open",
+        """
+        files = []
+        for n in range(16):
+            files.append(open("/tmp/%d" % n, "wb"))
+            files[-1].write(os.urandom(1 << 20))
+            files[-1].flush()
+            os.unlink("/tmp/%d" % n)
+        time.sleep(3)
+        won()
+        """,
+        **DISK,
+    ),
+    Flood("large-file", "the same, in one file", "open('/tmp/large', 'wb').write(bytes(8 << 20)); won()", **LARGE),
+    Flood("sparse-file", "a file that becomes large when it is copied", "os.truncate(os.open('/tmp/large', os.O_CREAT | os.O_RDWR), 16 << 20); won()", **LARGE),
+    Flood(
+        "reserved-file",
+        "room that is not even written",
+        "os.posix_fallocate(os.open('/tmp/large', os.O_CREAT | os.O_RDWR), 0, 16 << 20); won()",
+        **LARGE,
+    ),
+    Flood(
+        "files",
+        "that no file can be made any more",
+        """
+        for n in range(300):
+            open("/tmp/%d" % n, "w").close()
+        won()
+        """,
+        **FILES,
+    ),
+    Flood(
+        "directories",
+        "the same",
+        """
+        for n in range(300):
+            os.mkdir("/tmp/%d" % n)
+        won()
+        """,
+        **FILES,
+    ),
+    Flood(
+        "links",
+        "the same",
+        """
+        for n in range(300):
+            os.symlink("x" * 200, "/tmp/%d" % n)
+        won()
+        """,
+        **FILES,
+    ),
+    Flood(
+        "pipes-with-names",
+        "the same",
+        """
+        for n in range(300):
+            os.mkfifo("/tmp/%d" % n)
+        won()
+        """,
+        **FILES,
+    ),
+    Flood("open-files", "the kernel's memory for them", "files = [open('/dev/null') for n in range(200)]; won()", **OPEN),
+    Flood("pipes", "the same", "pipes = [os.pipe() for n in range(100)]; won()", **OPEN),
+    Flood("sockets", "the same", "pairs = [socket.socketpair() for n in range(100)]; won()", **OPEN),
+    Flood("watches", "the same", "handles = [call('inotify_init1', 0) for n in range(100)]; won()", **OPEN),
+    Flood("polls", "the same", "handles = [select.epoll() for n in range(100)]; won()", **OPEN),
+    Flood(
+        "processor",
+        "that others wait",
+        """
+        while time.process_time() < 2:
+            pass
+        won()
+        """,
+        **CPU,
+    ),
+    Flood(
+        "processor-of-many",
+        "the same, by processes that are each within the limit",
+        """
+        children = []
+        for n in range(4):
+            children.append(os.fork())
+            if children[-1] == 0:
+                while time.process_time() < 0.6:
+                    pass
+                os._exit(0)
+        for child in children:
+            os.waitpid(child, 0)
+        won()
+        """,
+        **CPU,
+    ),
+    Flood("time", "that it never ends", "time.sleep(3); won()", limits=_limits(seconds=1), more=_limits(seconds=10)),
+    Flood(
+        "output",
+        "the memory of whoever keeps it",
+        "for n in range(16): sys.stdout.write('x' * 1048575 + '\\n')\nwon()",
+        **OUTPUT,
+    ),
+    Flood("errors", "the same", "for n in range(16): sys.stderr.write('x' * 1048575 + '\\n')\nsys.stderr.write(facts['won'])", **OUTPUT),
+    Flood("a-line", "the same, for whoever reads lines", "for n in range(16): sys.stdout.write('x' * 1048576)\nwon()", **OUTPUT),
+]
