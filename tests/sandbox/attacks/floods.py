@@ -22,7 +22,7 @@ LARGE = {"limits": _limits(file_size=MIB), "more": _limits(file_size=64 * MIB)}
 
 FLOODS = [
     Flood(
-        "forks",
+        "flood-forks",
         "that nobody on the machine can start a process",
         """
         children = []
@@ -40,7 +40,7 @@ FLOODS = [
         **PROCESSES,
     ),
     Flood(
-        "forks-of-forks",
+        "flood-forks-of-forks",
         "the same, faster than they are counted",
         """
         read, write = os.pipe()
@@ -59,7 +59,7 @@ FLOODS = [
         **PROCESSES,
     ),
     Flood(
-        "threads",
+        "flood-threads",
         "the same",
         """
         threading.stack_size(64 << 10)
@@ -73,9 +73,9 @@ FLOODS = [
         """,
         **PROCESSES,
     ),
-    Flood("memory", "that the machine swaps, or kills others", "b'x' * (256 << 20); won()", **MEMORY),
+    Flood("flood-memory", "that the machine swaps, or kills others", "b'x' * (256 << 20); won()", **MEMORY),
     Flood(
-        "memory-of-many",
+        "flood-memory-of-many",
         "the same, by processes that are each within the limit",
         """
         read, write = os.pipe()
@@ -92,7 +92,7 @@ FLOODS = [
         **MEMORY,
     ),
     Flood(
-        "memory-mapped",
+        "flood-memory-mapped",
         "the same, by mappings",
         """
         room = mmap.mmap(-1, 256 << 20)
@@ -103,7 +103,7 @@ FLOODS = [
         **MEMORY,
     ),
     Flood(
-        "memory-locked",
+        "flood-memory-locked",
         "memory that cannot be swapped",
         """
         rooms = [mmap.mmap(-1, 4 << 20) for n in range(60)]
@@ -116,7 +116,7 @@ FLOODS = [
         unswitchable={},
     ),
     Flood(
-        "shared-memory",
+        "flood-shared-memory",
         "memory that no process has, in /dev/shm",
         """
         with open("/dev/shm/large", "wb") as file:
@@ -127,7 +127,7 @@ FLOODS = [
         **MEMORY,
     ),
     Flood(
-        "anonymous-files",
+        "flood-anonymous-files",
         "memory that has no name",
         """
         file = os.memfd_create("large")
@@ -138,7 +138,7 @@ FLOODS = [
         **MEMORY,
     ),
     Flood(
-        "segments",
+        "flood-segments",
         "memory that outlives its process",
         """
         libc.shmat.restype = ctypes.c_void_p
@@ -151,7 +151,7 @@ FLOODS = [
         **MEMORY,
     ),
     Flood(
-        "disk",
+        "flood-disk",
         "that nobody can write any more",
         """
         for n in range(16):
@@ -162,7 +162,7 @@ FLOODS = [
         **DISK,
     ),
     Flood(
-        "disk-without-names",
+        "flood-disk-without-names",
         "the same, in files that were deleted while they are open",
         """
         files = []
@@ -176,16 +176,16 @@ FLOODS = [
         """,
         **DISK,
     ),
-    Flood("large-file", "the same, in one file", "open('/tmp/large', 'wb').write(bytes(8 << 20)); won()", **LARGE),
-    Flood("sparse-file", "a file that becomes large when it is copied", "os.truncate(os.open('/tmp/large', os.O_CREAT | os.O_RDWR), 16 << 20); won()", **LARGE),
+    Flood("flood-large-file", "the same, in one file", "open('/tmp/large', 'wb').write(bytes(8 << 20)); won()", **LARGE),
+    Flood("flood-sparse-file", "a file that becomes large when it is copied", "os.truncate(os.open('/tmp/large', os.O_CREAT | os.O_RDWR), 16 << 20); won()", **LARGE),
     Flood(
-        "reserved-file",
+        "flood-reserved-file",
         "room that is not even written",
         "os.posix_fallocate(os.open('/tmp/large', os.O_CREAT | os.O_RDWR), 0, 16 << 20); won()",
         **LARGE,
     ),
     Flood(
-        "files",
+        "flood-files",
         "that no file can be made any more",
         """
         for n in range(300):
@@ -195,7 +195,7 @@ FLOODS = [
         **FILES,
     ),
     Flood(
-        "directories",
+        "flood-directories",
         "the same",
         """
         for n in range(300):
@@ -205,7 +205,7 @@ FLOODS = [
         **FILES,
     ),
     Flood(
-        "links",
+        "flood-links",
         "the same",
         """
         for n in range(300):
@@ -215,7 +215,7 @@ FLOODS = [
         **FILES,
     ),
     Flood(
-        "pipes-with-names",
+        "flood-pipes-with-names",
         "the same",
         """
         for n in range(300):
@@ -224,13 +224,13 @@ FLOODS = [
         """,
         **FILES,
     ),
-    Flood("open-files", "the kernel's memory for them", "files = [open('/dev/null') for n in range(200)]; won()", **OPEN),
-    Flood("pipes", "the same", "pipes = [os.pipe() for n in range(100)]; won()", **OPEN),
-    Flood("sockets", "the same", "pairs = [socket.socketpair() for n in range(100)]; won()", **OPEN),
-    Flood("watches", "the same", "handles = [call('inotify_init1', 0) for n in range(100)]; won()", **OPEN),
-    Flood("polls", "the same", "handles = [select.epoll() for n in range(100)]; won()", **OPEN),
+    Flood("flood-open-files", "the kernel's memory for them", "files = [open('/dev/null') for n in range(200)]; won()", **OPEN),
+    Flood("flood-pipes", "the same", "pipes = [os.pipe() for n in range(100)]; won()", **OPEN),
+    Flood("flood-sockets", "the same", "pairs = [socket.socketpair() for n in range(100)]; won()", **OPEN),
+    Flood("flood-watches", "the same", "handles = [call('inotify_init1', 0) for n in range(100)]; won()", **OPEN),
+    Flood("flood-polls", "the same", "handles = [select.epoll() for n in range(100)]; won()", **OPEN),
     Flood(
-        "processor",
+        "flood-processor",
         "that others wait",
         """
         while time.process_time() < 2:
@@ -240,7 +240,7 @@ FLOODS = [
         **CPU,
     ),
     Flood(
-        "processor-of-many",
+        "flood-processor-of-many",
         "the same, by processes that are each within the limit",
         """
         children = []
@@ -256,13 +256,13 @@ FLOODS = [
         """,
         **CPU,
     ),
-    Flood("time", "that it never ends", "time.sleep(3); won()", limits=_limits(seconds=1), more=_limits(seconds=10)),
+    Flood("flood-time", "that it never ends", "time.sleep(3); won()", limits=_limits(seconds=1), more=_limits(seconds=10)),
     Flood(
-        "output",
+        "flood-output",
         "the memory of whoever keeps it",
         "for n in range(16): sys.stdout.write('x' * 1048575 + '\\n')\nwon()",
         **OUTPUT,
     ),
-    Flood("errors", "the same", "for n in range(16): sys.stderr.write('x' * 1048575 + '\\n')\nsys.stderr.write(facts['won'])", **OUTPUT),
-    Flood("a-line", "the same, for whoever reads lines", "for n in range(16): sys.stdout.write('x' * 1048576)\nwon()", **OUTPUT),
+    Flood("flood-errors", "the same", "for n in range(16): sys.stderr.write('x' * 1048575 + '\\n')\nsys.stderr.write(facts['won'])", **OUTPUT),
+    Flood("flood-a-line", "the same, for whoever reads lines", "for n in range(16): sys.stdout.write('x' * 1048576)\nwon()", **OUTPUT),
 ]

@@ -1,7 +1,7 @@
 """Runs attack scripts inside, each in a process of its own, and says what each printed. Read by the sandbox's Python.
 
 Standard input: JSON with the scripts by name, the facts they may know, and seconds for each. Standard output: one JSON
-line for each, as soon as it ended.
+line for each, as soon as it ended. Or JSON with one `script`, which has the execution to itself.
 """
 
 # ruff: noqa: F401
@@ -95,6 +95,9 @@ def attempt(script, seconds):
     return os.pread(out, 1 << 20, 0).decode("latin-1")
 
 
-for name, script in asked["scripts"].items():
+if "script" in asked:
+    exec(asked["script"], globals())  # noqa: S102
+
+for name, script in asked.get("scripts", {}).items():
     said = attempt(script, asked["seconds"])
     print(json.dumps([name, said[-4096:] if facts["secret"] not in said else facts["secret"]]), flush=True)

@@ -1,6 +1,6 @@
-"""A machine to be attacked, with a bubblewrap sandbox on it: see planted.py for what is on it.
+"""A machine to be attacked, with a sandbox on it: see planted.py for what is on it.
 
-    async with Machine("rootless") as machine:
+    async with of("rootless", held=False) as machine:
         said = await machine.run({"name": "script"}, off=("network",))
 """
 
@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from unittest.mock import patch
 
 from runoff.sandbox import prerequisites
 from runoff.sandbox.bubblewrap import SANDBOX_UID, Bubblewrap
-from runoff.sandbox.protocol import Base, Execution, Limits, State
+from runoff.sandbox.protocol import Base, Execution, Limits, Sandbox, State
 from tests.sandbox.attacks import planted, undefended
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[3]
@@ -29,8 +31,17 @@ INSIDE = (HERE / "inside.py").read_text()
 VICTIMS = ("kill", "kill-all", "kill-blindly", "pidfd", "renice", "limit")
 
 
-class Machine:
+def of(mode: str, *, held: bool) -> Machine:
     """`held`: the sandbox as it is. Otherwise every execution may name the defences it goes without."""
+    if mode == "docker":
+        from tests.sandbox.attacks.docker_machine import DockerMachine
+
+        return DockerMachine(mode, held=held)
+    return BubblewrapMachine(mode, held=held)
+
+
+class Machine(ABC):
+    sandbox: Sandbox
 
     def __init__(self, mode: str, *, held: bool) -> None:
         self.mode, self._held = mode, held
@@ -42,14 +53,7 @@ class Machine:
             directory = own.enter_context(tempfile.TemporaryDirectory(prefix="attacked-", ignore_cleanup_errors=True))
             self.place = Path(directory)
             self._plant()
-            tools = prerequisites.tools()
-            machine = self._program("unshare", _UNSHARE.format(unshare=tools["unshare"], plan=self._plan()))
-            changed = {"unshare": machine}
-            if not self._held:
-                changed["bwrap"] = self._program("bwrap", _BWRAP.format(here=str(HERE), bwrap=tools["bwrap"]))
-            with patch.object(prerequisites, "tools", lambda: tools | changed):
-                self.sandbox = Bubblewrap(self.place / "states", self.mode)  # type: ignore[arg-type]
-                await own.enter_async_context(self.sandbox)
+            await self._open(own)
             self.base = await self.sandbox.base(Base(binds=("/usr", str(self.place / "tool"))))
             self._planted = json.loads((self.place / "planted.json").read_text())
             other = await self.sandbox.write(self.base, {"/testbed/other": self.secret.encode()})
@@ -57,12 +61,21 @@ class Machine:
             self._stack = own.pop_all()
         return self
 
+    @abstractmethod
+    async def _open(self, own: AsyncExitStack) -> None:
+        """Begin with planted.py, and open the sandbox."""
+
+    @abstractmethod
+    async def _execute(self, off: Sequence[str], state: State, argv: Sequence[str], limits: Limits, **how: Any) -> Execution:
+        """One execution, without these defences."""
+
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
     async def run(self, scripts: Mapping[str, str], off: Sequence[str] = (), limits: Limits = Limits()) -> dict[str, str]:
         """What each script printed. One is missing if it took the execution with it."""
-        asked = {"scripts": scripts, "facts": self.facts(), "seconds": 5}
+        scripts = {name: textwrap.dedent(script) for name, script in scripts.items()}
+        asked = {"scripts": scripts, "facts": self.facts(), "seconds": 3}
         done = await self.execute(["python3", "-I", "-c", INSIDE], off, limits, json.dumps(asked).encode())
         said: dict[str, str] = {}
         for line in done.stdout.splitlines():
@@ -70,6 +83,12 @@ class Machine:
                 name, output = json.loads(line)
                 said[name] = output
         return said
+
+    async def flood(self, script: str, limits: Limits) -> Execution:
+        """The script by itself, under these limits; what it writes belongs to the next state."""
+        asked = json.dumps({"script": textwrap.dedent(script), "facts": self.facts()}).encode()
+        argv = ["python3", "-I", "-c", INSIDE]
+        return await self.sandbox.execute(self.base, argv, limits, stdin=asked, cwd="/")
 
     async def after(self, script: str, state: State | None = None, **how: Any) -> State:
         """The state that a shell script leaves, which may name what is planted: $place, $secret, $mine, $won."""
@@ -90,11 +109,9 @@ class Machine:
         self, argv: Sequence[str], off: Sequence[str] = (), limits: Limits = Limits(), stdin: bytes = b"", **how: Any
     ) -> Execution:
         assert not off or not self._held
-        environment = {undefended.OFF: ",".join(off), undefended.HOW: json.dumps(self._how())} if off else {}
-        how = {"state": self.base, "cwd": "/", "freeze": False} | how
-        state: State = how.pop("state")
         limits = limits.model_copy(update={"output": 8 << 20})
-        return await self.sandbox.execute(state, argv, limits, stdin=stdin, env=environment, **how)
+        how = {"state": self.base, "cwd": "/", "freeze": False} | how
+        return await self._execute(off, how.pop("state"), argv, limits, stdin=stdin, **how)
 
     def facts(self) -> dict[str, Any]:
         """What scripts know: an attacker may know where everything lies."""
@@ -162,31 +179,31 @@ class Machine:
             (place / name).touch()
         (place / "terminal").touch()
         (place / "exposed").mkdir()
-        if self.mode == "root":
+        if self.mode != "rootless":
             for program in ("cat",):
                 copy = shutil.copy(shutil.which(program) or "", place / "exposed" / f"{program}-as-root")
                 os.chmod(copy, 0o4755)
             (place / "exposed" / "roots").write_text(f"{secret}\n")
             (place / "exposed" / "roots").chmod(0o600)
 
-    def _plan(self) -> str:
+    def _plan(self) -> dict[str, Any]:
+        return {
+            "place": str(self.place),
+            "secret": self.secret,
+            "mark": self.mark,
+            "keyring": f"{self.mark}-keys",
+            "uid": None if self.mode == "rootless" else SANDBOX_UID,
+            "victims": VICTIMS,
+            "python": shutil.which("python3", path="/usr/local/bin:/usr/bin"),  # the one that runs inside, too
+        }
+
+    def _covered(self) -> dict[str, str]:
         place = self.place
-        return json.dumps(
-            {
-                "place": str(place),
-                "secret": self.secret,
-                "mark": self.mark,
-                "keyring": f"{self.mark}-keys",
-                "uid": SANDBOX_UID if self.mode == "root" else None,
-                "victims": VICTIMS,
-                "python": shutil.which("python3", path="/usr/local/bin:/usr/bin"),  # the one that runs inside, too
-                "binds": {
-                    str(place / "shadow"): "/etc/shadow",
-                    str(place / "root"): _home(),
-                    str(place / "run"): "/run",
-                },
-            }
-        )
+        return {
+            str(place / "shadow"): "/etc/shadow",
+            str(place / "root"): _home(),
+            str(place / "run"): "/run",
+        }
 
     def _how(self) -> dict[str, str]:
         return {
@@ -198,12 +215,29 @@ class Machine:
             "mine": str(self.place / "mine"),
         }
 
+class BubblewrapMachine(Machine):
+    async def _open(self, own: AsyncExitStack) -> None:
+        """The helper becomes a part of the planted machine, by what stands in for `unshare`."""
+        tools = prerequisites.tools()
+        plan = json.dumps(self._plan() | {"binds": self._covered()})
+        changed = {"unshare": self._program("unshare", _UNSHARE.format(unshare=tools["unshare"], plan=plan))}
+        if not self._held:
+            changed["bwrap"] = self._program("bwrap", _BWRAP.format(here=str(HERE), bwrap=tools["bwrap"]))
+        with patch.object(prerequisites, "tools", lambda: tools | changed):
+            self.sandbox = Bubblewrap(self.place / "states", self.mode)  # type: ignore[arg-type]
+            await own.enter_async_context(self.sandbox)
+
+    async def _execute(self, off: Sequence[str], state: State, argv: Sequence[str], limits: Limits, **how: Any) -> Execution:
+        environment = {undefended.OFF: ",".join(off), undefended.HOW: json.dumps(self._how())} if off else {}
+        return await self.sandbox.execute(state, argv, limits, env=environment, **how)
+
     def _program(self, name: str, text: str) -> str:
         programs = self.place / "programs"
         programs.mkdir(exist_ok=True)
         (programs / name).write_text(f"#!{sys.executable} -IS\n{text}")
         (programs / name).chmod(0o755)
         return str(programs / name)
+
 
 
 _UNSHARE = """

@@ -18,7 +18,7 @@ _SCRIPT = """
 cat > .git/run <<'END'
 #!/bin/sh
 touch $mine/NAME
-cat
+exit 1
 END
 sed -i "s:\\$mine:$mine:" .git/run; chmod +x .git/run
 """
@@ -91,7 +91,7 @@ def _naively(directory: Path, looks: list[str]) -> str:
     said = ""
     for look in looks:
         done = subprocess.run(
-            ["sh", "-c", look], cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+            ["timeout", "10", "sh", "-c", look], cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
         )
         said += done.stdout
     return said
