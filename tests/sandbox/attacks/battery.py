@@ -30,7 +30,9 @@ CATEGORIES: Mapping[str, Sequence[Attack | Flood | Staged]] = {
 EVERY = {attack.name: attack for attacks in CATEGORIES.values() for attack in attacks}
 assert len(EVERY) == sum(map(len, CATEGORIES.values())), "two attacks of one name"
 
-_SHORT = Limits(seconds=6)
+_ALONE, _MANY = Limits(seconds=6), Limits(seconds=60)
+_caught_without_defence: dict[str, bool] = {}
+"""Staged attacks, for which it is the same under every backend."""
 
 
 @dataclass
@@ -68,7 +70,7 @@ async def _attack(machine: Machine, verdicts: Mapping[str, Verdict]) -> None:
     for attacks in CATEGORIES.values():
         scripts = [attack for attack in attacks if isinstance(attack, Attack)]
         for group in [[each for each in scripts if not each.alone], *([each] for each in scripts if each.alone)]:
-            said = await machine.run({each.name: each.script for each in group}, limits=_SHORT) if group else {}
+            said = await machine.run({each.name: each.script for each in group}, limits=_ALONE if group[0].alone else _MANY) if group else {}
             for each in group:
                 verdict = verdicts[each.name]
                 verdict.words = said.get(each.name, "")
@@ -89,7 +91,7 @@ async def _prove(machine: Machine, verdicts: Mapping[str, Verdict]) -> None:
     for (off, _), group in sorted(groups.items(), key=lambda item: item[0][1] == "kill-everything"):
         said: dict[str, str] = {}
         with suppress(SandboxError):
-            said = await machine.run({each.name: each.script for each in group}, off, _SHORT)
+            said = await machine.run({each.name: each.script for each in group}, off, _ALONE if group[0].alone else _MANY)
         for each in group:
             verdicts[each.name].seen = _caught(machine, each, said)
             verdicts[each.name].words += f" / without {', '.join(off)}: {said.get(each.name)}"
@@ -99,8 +101,11 @@ async def _prove(machine: Machine, verdicts: Mapping[str, Verdict]) -> None:
         if isinstance(attack, Flood):
             verdicts[attack.name].seen = await _passed(machine, attack, attack.more)
         if isinstance(attack, Staged):
-            with tempfile.TemporaryDirectory(dir=machine.place) as directory:
-                verdicts[attack.name].seen = await asyncio.to_thread(attack.undefended, machine, Path(directory))
+            if attack.name not in _caught_without_defence:
+                with tempfile.TemporaryDirectory(dir=machine.place) as directory:
+                    caught = await asyncio.to_thread(attack.undefended, machine, Path(directory))
+                _caught_without_defence[attack.name] = caught
+            verdicts[attack.name].seen = _caught_without_defence[attack.name]
 
 
 def _caught(machine: Machine, attack: Attack, said: Mapping[str, str]) -> bool:

@@ -11,12 +11,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from runoff.sandbox.containers import Docker
+from runoff.sandbox.dockerbackend import Docker
 from runoff.sandbox.protocol import Base, Execution, Limits, State
 from tests.sandbox.attacks.machine import HERE, Machine
 
@@ -25,20 +25,48 @@ _LABEL = "runoff.attacked"
 
 class DockerMachine(Machine):
     async def _open(self, own: AsyncExitStack) -> None:
-        self.sandbox: _Undefended = _Undefended(self.place / "states", self)
-        await own.enter_async_context(self.sandbox)
+        """What stands between is the engine's client: a container is made as it is asked for, or without some of it."""
+        self._off = frozenset[str]()
+        docker = Docker(self.place / "states", warm=None if self._held else 0)
+        self.sandbox = await own.enter_async_context(docker)
         own.push_async_callback(asyncio.to_thread, self._remove)
-        base = await self.sandbox.base(Base())
+        base = await docker.base(Base())
         self.planted = await asyncio.to_thread(self._start, base.digest)
-        self.sandbox.defended = self._held
+        if self._held:
+            return
+        engine = docker._engine
+        create, begin = engine.create, engine.begin
 
-    async def _execute(self, off: Sequence[str], state: State, argv: Sequence[str], limits: Limits, **how: Any) -> Execution:
+        def created(image: str, program: Sequence[str], host: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+            if not self._off:
+                return create(image, program, host, labels)
+            config = engine._quick.create_container_config(  # one that may share a network, and so has no name of its own
+                image,
+                command=[],
+                entrypoint=list(program),
+                user="0:0",
+                working_dir="/",
+                labels=dict(labels),
+                host_config=self._without(host),
+            )
+            return str(engine._quick.create_container_from_config(config)["Id"])
+
+        def begun(container: str, program: Sequence[str], user: str) -> Any:
+            if "processes" in self._off:  # at the end it kills all it sees, which is now what is planted
+                program = [part.replace("kill -9 -1", ":") for part in program]
+            return begin(container, program, "0:0" if "capabilities" in self._off else user)
+
+        engine.create, engine.begin = created, begun  # type: ignore[method-assign]
+
+    async def _execute(
+        self, off: Sequence[str], state: State, argv: Sequence[str], limits: Limits, **how: Any
+    ) -> Execution:
         environment = {"API_KEY": self.secret} if "environment" in off else {}
-        self.sandbox.off = frozenset(off)
+        self._off = frozenset(off)
         try:
             return await self.sandbox.execute(state, argv, limits, env=environment, **how)
         finally:
-            self.sandbox.off = frozenset()
+            self._off = frozenset()
 
     def _start(self, image: str) -> str:
         shown = {Path("/usr"), Path(sys.base_prefix), HERE}
@@ -47,9 +75,11 @@ class DockerMachine(Machine):
         plan = json.dumps(self._plan() | {"binds": {}})
         done = subprocess.run(
             [
-                *("docker", "run", "--detach", "--init", "--label", f"{_LABEL}={self.mark}", "--network", "none"),
+                *("docker", "run", "--detach", "--label", f"{_LABEL}={self.mark}", "--network", "none"),
+                *("--label", "runoff.owner="),  # not that of whoever made the image, who would remove it
                 *("--ipc", "shareable", "--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN"),
                 *("--security-opt", "seccomp=unconfined", "--user", "0:0"),
+                *("--sysctl", "net.ipv6.conf.all.disable_ipv6=0"),
                 *(part for mount in mounts for part in ("--volume", mount)),
                 *(f"sha256:{image}", _python(), "-I", "-S", str(HERE / "planted.py"), plan),
                 *("/usr/bin/sleep", "1000"),
@@ -76,9 +106,9 @@ class DockerMachine(Machine):
         for container in listed.stdout.split():
             subprocess.run(["docker", "rm", "--force", "--volumes", container], capture_output=True)
 
-    def host(self, host: dict[str, Any], off: frozenset[str]) -> dict[str, Any]:
-        """The configuration of a container, without these defences."""
-        shared, place, host = f"container:{self.planted}", str(self.place), dict(host)
+    def _without(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration of a container, without the defences that are left out."""
+        shared, place, host, off = f"container:{self.planted}", str(self.place), dict(asked), self._off
         options = [o for o in host["SecurityOpt"] if o != "no-new-privileges" or "no new privileges" not in off]
         binds: list[str] = []
         if "view" in off:
@@ -100,42 +130,26 @@ class DockerMachine(Machine):
         if "masks" in off:
             host |= {"MaskedPaths": [], "ReadonlyPaths": []}
         if "capabilities" in off:
-            host |= {"CapDrop": [], "CapAdd": ["ALL"]}
+            host |= {"CapDrop": [], "CapAdd": _capabilities()}
         if "bubblewrap" in off:
-            host["Privileged"] = "capabilities" in off
+            host |= {"MaskedPaths": [], "ReadonlyPaths": []}
+            options.append("seccomp=unconfined")
             binds.append(f"{place}/exposed:{place}/exposed:ro")
         return host | {"SecurityOpt": options, "Binds": binds}
-
-
-class _Undefended(Docker):
-    """Changes nothing until it is told what to leave out, and then keeps no container for another execution."""
-
-    def __init__(self, root: Path, machine: DockerMachine) -> None:
-        super().__init__(root)
-        self._machine, self.off = machine, frozenset[str]()
-        self.defended = True
-
-    def _host(self, *about: Any) -> dict[str, Any]:
-        host = super()._host(*about)
-        return self._machine.host(host, self.off) if self.off else host
-
-    def _taken(self, asked: Any) -> Any:
-        return None if self.off else super()._taken(asked)
-
-    def _is_worth_keeping(self, container: Any) -> bool:
-        return not self.off and super()._is_worth_keeping(container)
-
-    def _begin(self) -> None:
-        super()._begin()
-        begin: Callable[..., Any] = self._engine.begin
-
-        def as_root(container: str, program: Sequence[str], user: str) -> Any:
-            return begin(container, program, "0:0" if "capabilities" in self.off else user)
-
-        self._engine.begin = as_root  # type: ignore[method-assign]
 
 
 def _python() -> str:
     """One that the planted machine can run: it is shown /usr."""
     return os.path.realpath(shutil.which("python3", path="/usr/local/bin:/usr/bin") or "")
 
+
+
+def _capabilities() -> list[str]:
+    """All that this machine has, and every engine knows by name."""
+    status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
+    has = int(status["CapBnd"], 16)
+    names = """CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
+        NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN
+        SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE
+        MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ""".split()
+    return [name for number, name in enumerate(names) if has >> number & 1]

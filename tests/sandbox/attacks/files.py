@@ -3,7 +3,8 @@
 from tests.sandbox.attacks.attack import Attack
 
 VIEW = ("view",)
-ROOT_ONLY = {"rootless": "only root can make such a program"}
+ENGINE = {"docker": "states lie with the engine, behind its socket"}
+STARTED_BY_ENGINE = {"docker": "the engine starts it, where nothing of ours is open, in a session of its own: without a switch"}
 
 ATTACKS = [
     Attack("a-file", "any file whose path one knows", "show(facts['place'] + '/secret')", VIEW),
@@ -20,12 +21,14 @@ ATTACKS = [
         "what other trajectories did",
         "show_any(glob.glob(facts['place'] + '/states/*/u/testbed/*'))",
         VIEW,
+        unswitchable=ENGINE,
     ),
     Attack(
         "names-of-states",
         "which states there are",
         "print(facts['won'] if glob.glob(facts['place'] + '/states/names/*.json') else 'none')",
         VIEW,
+        unswitchable=ENGINE,
     ),
     Attack(
         "mount-table",
@@ -36,7 +39,6 @@ ATTACKS = [
     Attack(
         "climb-out",
         "any file, by a path with ..",
-        "show('/testbed/../' * 9 + '../..' * 9 + facts['place'] + '/secret') if os.path.exists('/testbed') else "
         "show('/tmp/' + '../' * 9 + facts['place'] + '/secret')",
         VIEW,
     ),
@@ -58,7 +60,6 @@ ATTACKS = [
         "signing with the user's keys",
         "s = socket.socket(socket.AF_UNIX); s.connect(facts['place'] + '/agent.sock'); print(s.recv(99))",
         VIEW,
-        elsewhere={"root": ("view",)},
         seen=lambda machine: "agent" in machine.contacts(),
     ),
     Attack(
@@ -98,6 +99,7 @@ ATTACKS = [
         "    if os.path.basename(os.readlink('/proc/self/fd/%d' % fd)) == 'secret': print(os.pread(fd, 99, 0))\n"
         "  except OSError: pass",
         ("descriptors",),
+        unswitchable=STARTED_BY_ENGINE,
     ),
     Attack(
         "helper-protocol",
@@ -108,6 +110,7 @@ ATTACKS = [
         "    if s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0: won()\n"
         "  except OSError: pass",
         ("descriptors",),
+        unswitchable=STARTED_BY_ENGINE,
     ),
     Attack(
         "key",
@@ -115,11 +118,13 @@ ATTACKS = [
         "found = call(250, 10, -3, b'user', b'planted', 0)\n"
         "room = ctypes.create_string_buffer(100)\ncall(250, 11, found, room, 100)\nprint(room.value)",
         ("keyring", "system calls"),
+        unswitchable=STARTED_BY_ENGINE,
     ),
     Attack(
         "keys-listed",
         "names of keys",
         "print(facts['won'] if ' planted:' in open('/proc/keys').read() else 'no')",
         ("keyring", "masks", "system calls"),
+        unswitchable=STARTED_BY_ENGINE,
     ),
 ]

@@ -16,7 +16,7 @@ MEMORY = {"limits": _limits(memory=192 * MIB), "more": _limits(memory=4096 * MIB
 DISK = {"limits": _limits(disk=8 * MIB), "more": _limits(disk=1024 * MIB)}
 FILES = {"limits": _limits(files=100), "more": _limits(files=100_000)}
 OPEN = {"limits": _limits(open_files=64), "more": _limits(open_files=1024)}
-CPU = {"limits": _limits(cpu_seconds=1), "more": _limits(cpu_seconds=100)}
+CPU = {"limits": _limits(cpu_seconds=0.5), "more": _limits(cpu_seconds=100)}
 OUTPUT = {"limits": _limits(output=64 << 10), "more": _limits(output=32 * MIB)}
 LARGE = {"limits": _limits(file_size=MIB), "more": _limits(file_size=64 * MIB)}
 
@@ -103,19 +103,6 @@ FLOODS = [
         **MEMORY,
     ),
     Flood(
-        "flood-memory-locked",
-        "memory that cannot be swapped",
-        """
-        rooms = [mmap.mmap(-1, 4 << 20) for n in range(60)]
-        for room in rooms:
-            call("mlock", ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(room))), 4 << 20)
-        won()
-        """,
-        limits=_limits(memory=192 * MIB),
-        more=_limits(memory=4096 * MIB),
-        unswitchable={},
-    ),
-    Flood(
         "flood-shared-memory",
         "memory that no process has, in /dev/shm",
         """
@@ -171,7 +158,7 @@ FLOODS = [
             files[-1].write(os.urandom(1 << 20))
             files[-1].flush()
             os.unlink("/tmp/%d" % n)
-        time.sleep(3)
+        time.sleep(2)
         won()
         """,
         **DISK,
@@ -233,7 +220,7 @@ FLOODS = [
         "flood-processor",
         "that others wait",
         """
-        while time.process_time() < 2:
+        while time.process_time() < 1.2:
             pass
         won()
         """,
@@ -247,7 +234,7 @@ FLOODS = [
         for n in range(4):
             children.append(os.fork())
             if children[-1] == 0:
-                while time.process_time() < 0.6:
+                while time.process_time() < 0.4:
                     pass
                 os._exit(0)
         for child in children:
@@ -256,7 +243,7 @@ FLOODS = [
         """,
         **CPU,
     ),
-    Flood("flood-time", "that it never ends", "time.sleep(3); won()", limits=_limits(seconds=1), more=_limits(seconds=10)),
+    Flood("flood-time", "that it never ends", "time.sleep(1.5); won()", limits=_limits(seconds=0.5), more=_limits(seconds=10)),
     Flood(
         "flood-output",
         "the memory of whoever keeps it",

@@ -4,13 +4,18 @@ Where what it opens is the whole machine's (switches of the kernel, devices), su
 writing: nothing is ever written. Numbers of system calls are those of x86-64.
 """
 
-from tests.sandbox.attacks.attack import Attack
+from pathlib import Path
+
+from tests.sandbox.attacks.attack import MODES, Attack
 
 CAPABILITIES = ("capabilities", "system calls", "no more namespaces")
 ROOT = ("bubblewrap", "capabilities")
 """Nothing at all between it and root of the machine."""
+PRIVILEGED = {"docker": "only a privileged container may, which not every machine can start"}
 REAL_ROOT = {"rootless": "an unprivileged user never may, there is nothing to leave out"}
 CALLS = ("system calls",)
+RINGS = Path("/proc/sys/kernel/io_uring_disabled")
+RINGS_OFF = dict.fromkeys(MODES, "off on this machine") if RINGS.exists() and "0" not in RINGS.read_text() else {}
 
 
 def _opens(path: str) -> str:
@@ -59,19 +64,19 @@ ATTACKS = [
         "more-rights",
         "any right, in a user namespace of its own: most kernel exploits begin here",
         "call('unshare', 0x10000000); won()",
-        ("no more namespaces", "system calls"),
+        ("user namespace", "system calls"),
     ),
     Attack(
         "more-rights-by-clone",
         "the same",
         "pid = call(56, 0x10000000 | 17, 0, 0, 0, 0)\nif pid == 0: os._exit(0)\nwon()",
-        ("no more namespaces", "system calls"),
+        ("user namespace", "system calls"),
     ),
     Attack(
         "more-rights-by-clone3",
         "the same",
         "pid = call(435, (ctypes.c_uint64 * 11)(0x10000000, 0, 0, 0, 17), 88)\nif pid == 0: os._exit(0)\nwon()",
-        ("no more namespaces", "system calls"),
+        ("user namespace", "system calls"),
     ),
     Attack(
         "file-by-handle",
@@ -120,7 +125,7 @@ ATTACKS = [
         "os.stat('/proc/sys/fs/binfmt_misc'); call('mount', b'b', b'/proc/sys/fs/binfmt_misc', b'binfmt_misc', 0, None); won()",
         CAPABILITIES, alone=True,
     ),
-    Attack("sys-switches", "how the machine uses its memory", _opens("/sys/kernel/mm/transparent_hugepage/enabled"), ROOT, unswitchable=REAL_ROOT),
+    Attack("sys-switches", "how the machine uses its memory", _opens("/sys/kernel/mm/transparent_hugepage/enabled"), ROOT, unswitchable=REAL_ROOT | PRIVILEGED),
     Attack(
         "release-agent",
         "a program that the kernel runs as root when a cgroup empties",
@@ -133,7 +138,7 @@ ATTACKS = [
         "no limits",
         "for path in glob.glob('/sys/fs/cgroup/**/cgroup.procs', recursive=True): os.close(os.open(path, os.O_WRONLY)); won()",
         ROOT,
-        unswitchable=REAL_ROOT,
+        unswitchable=REAL_ROOT | PRIVILEGED,
     ),
     Attack("become-root", "rights of another user", "os.setuid(0 if os.getuid() else facts['user']); won()", ("capabilities",), unswitchable={"rootless": "the namespace has one user"}),
     Attack("other-groups", "files of other groups", "os.setgroups([0]); won()", ("capabilities",), unswitchable={"rootless": "the namespace has one group"}),
@@ -157,21 +162,22 @@ ATTACKS = [
     Attack("bpf", "code in the kernel", "call(321, 0, (ctypes.c_uint32 * 32)(2, 4, 4, 1), 128); won()", ("user namespace", "capabilities", "system calls"), unswitchable=REAL_ROOT),
     Attack("perf", "counters that give other programs away", "call(298, (ctypes.c_uint32 * 32)(1, 128, 0, 0, 0, 0, 0, 0, 0, 0, 0x61), 0, -1, -1, 0); won()", CALLS),
     Attack("page-faults", "a stop inside the kernel, which makes races winnable", "call(323, 1); won()", CALLS),
-    Attack("rings", "a large and young part of the kernel", "call(425, 8, (ctypes.c_uint32 * 30)()); won()", ("user namespace", "capabilities", "system calls"), unswitchable=REAL_ROOT),
+    Attack("rings", "a large and young part of the kernel", "call(425, 8, (ctypes.c_uint32 * 30)()); won()", CALLS, unswitchable=RINGS_OFF),
     Attack("keys-of-its-own", "kernel memory, and code with a past", "call(248, b'user', b'x', b'y', 1, -3); won()", CALLS),
     Attack("key-upcall", "a program that the kernel runs as root", "call(250, 0, -3, 1); won()", CALLS),
-    Attack("fixed-addresses", "that exploits know where things lie", "call('personality', 0x0040000); won()", CALLS),
+    Attack("executable-data", "that all it can read can be run", "call('personality', 0x0400000); won()", CALLS),
     Attack("handles", "numbers of files, for what reads by number", "call('name_to_handle_at', -100, b'/usr', (ctypes.c_uint32 * 40)(128), ctypes.byref(ctypes.c_int()), 0); won()", CALLS),
-    Attack("compare-processes", "where the kernel keeps things", "call(312, os.getpid(), os.getpid(), 0, 0, 1); won()", CALLS),
     Attack("watch-all-files", "what others open", "call(300, 0x200, 0); won()", CALLS),
     Attack(
         "old-calls",
-        "calls by their 32-bit numbers, which filters forget",
+        "a call that is refused, by its 32-bit number: filters forget those",
         "code = mmap.mmap(-1, 4096, prot=7)\n"
-        "code.write(b'\\xb8\\x14\\0\\0\\0\\xcd\\x80\\xc3')  # getpid, int 0x80\n"
+        "# push rbx; mov eax, 310 (unshare); mov ebx, CLONE_NEWUSER; int 0x80; pop rbx; ret\n"
+        "code.write(bytes.fromhex('53 b836010000 bb00000010 cd80 5b c3'))\n"
         "address = ctypes.addressof(ctypes.c_char.from_buffer(code))\n"
-        "print(facts['won'] if ctypes.CFUNCTYPE(ctypes.c_int)(address)() == os.getpid() else 'no')",
-        CALLS,
+        "code = ctypes.CFUNCTYPE(ctypes.c_int)(address)()\n"
+        "print(facts['won'] if code == 0 else code)",
+        ("user namespace", "system calls"),
     ),
     Attack("accounting", "what others run", "open('/tmp/acct', 'w').close(); call('acct', None); won()", ("user namespace", "capabilities", "system calls"), unswitchable=REAL_ROOT),
     Attack(

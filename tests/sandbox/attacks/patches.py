@@ -27,18 +27,20 @@ def _link(path: str, target: str) -> str:
     return _new(path, "120000", target) + "\\ No newline at end of file\n"
 
 
-def _patch(name: str, gain: str, patch: str, caught: str, trap: str = "", naive: str = "write") -> Staged:
+def _patch(name: str, gain: str, patch: str, caught: str, trap: str = "", naive: str = "write", reads: bool = False) -> Staged:
     """`caught` is a shell condition in the directory; OUT in the patch is the way to the directory `mine`, outside."""
 
     def text(machine: Machine, out: str) -> bytes:
         return patch.replace("OUT", out).replace("MINE", str(machine.place / "mine")).encode()
 
     async def attempt(machine: Machine) -> bool:
-        state = await machine.after(_BEFORE + f"mkdir -p $place; echo {machine.won} > /tmp/out-secret;" + trap)
+        """What it reads would have to be the host's; what it changes, only out of the tree."""
+        state = await machine.after(_BEFORE + f"echo {machine.won} > /tmp/out-secret;" + trap)
+        out = "../../../../.." + str(machine.place / "mine") if reads else "../tmp"
         for fuzzy in (False, True):
             applied = state
             with suppress(Refused):
-                applied = (await machine.sandbox.apply(state, text(machine, "../tmp"), fuzzy=fuzzy)).state
+                applied = (await machine.sandbox.apply(state, text(machine, out), fuzzy=fuzzy)).state
             asked = f"mine=/tmp; {caught}"
             done = await machine.sandbox.execute(applied, ["sh", "-c", asked], freeze=False)
             if done.exit_code == 0 or name in machine.mine():
@@ -92,14 +94,16 @@ def _archive(name: str, gain: str, caught: str, *members: tuple[str, bytes, str]
         return room.getvalue()
 
     async def attempt(machine: Machine) -> bool:
-        """Outside is, in the sandbox, what is not under `at`; and on the host the same path."""
-        state = await machine.after(f"mkdir -p $mine in; echo {machine.won} > $mine/out-secret; echo kept > $mine/out-kept")
-        mine, unpacked = machine.place / "mine", state
+        """Outside is what is not under `at`, in there and on the host."""
+        inside, mine = "/tmp/mine", machine.place / "mine"
+        state = await machine.after(f"mkdir -p {inside} in; echo kept > {inside}/out-kept")
+        (mine / "out-secret").write_text(machine.won)
         (mine / "out-kept").write_text("kept\n")
-        for out in (str(mine), "../" * 6 + str(mine)[1:]):
+        for out in (str(mine), inside, "../" * 6 + inside[1:]):
+            unpacked = state
             with suppress(Refused):
                 unpacked = await machine.sandbox.unpack(state, packed(out), "/testbed/in")
-            asked = f"cd in; mine={mine}; {caught}"
+            asked = f"cd in; mine={inside}; {caught}"
             done = await machine.sandbox.execute(unpacked, ["sh", "-c", asked], freeze=False)
             if done.exit_code == 0 or (mine / "out-kept").read_text() != "kept\n" or name in machine.mine():
                 return True
@@ -133,6 +137,7 @@ STAGED = [
         "diff --git a/OUT/out-secret b/stolen\nsimilarity index 100%\nrename from OUT/out-secret\nrename to stolen\n",
         "[ -e stolen ]",
         naive="git apply --unsafe-paths",
+        reads=True,
     ),
     _patch(
         "patch-copy-in",
@@ -140,6 +145,7 @@ STAGED = [
         "diff --git a/OUT/out-secret b/stolen\nsimilarity index 100%\ncopy from OUT/out-secret\ncopy to stolen\n",
         "[ -e stolen ]",
         naive="git apply --unsafe-paths",
+        reads=True,
     ),
     _patch("patch-delete-out", "a file of the host, gone", "diff --git a/OUT/out-secret b/OUT/out-secret\ndeleted file mode 100644\n--- a/OUT/out-secret\n+++ /dev/null\n@@ -1 +0,0 @@\n-WON\n", "[ ! -e $mine/out-secret ]", naive="rm -f -- \"$(sed -n 's:^--- a/::p')\""),
     _patch("patch-a-hook", "code when git runs next", _new(".git/hooks/post-checkout", "100755", "#!/bin/sh"), "[ -e .git/hooks/post-checkout ]"),

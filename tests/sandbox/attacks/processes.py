@@ -1,9 +1,16 @@
 """Seeing, reading, changing and outliving: other processes, and the end of the execution."""
 
+from pathlib import Path
+
 from tests.sandbox.attacks.attack import Attack
 from tests.sandbox.attacks.machine import Machine
 
 SEEN = ("processes",)
+NO_TERMINAL = {"docker": "there is no terminal to share: the engine has none of ours"}
+BY_GROUP = {"docker": "the engine kills all of a container's control group, in whatever process namespace"}
+TYPING_IS_ROOTS = Path("/proc/sys/dev/tty/legacy_tiocsti").exists() and "1" not in Path(
+    "/proc/sys/dev/tty/legacy_tiocsti"
+).read_text()
 READ = ("processes", "user namespace", "system calls")
 """To read another's memory one must not be of another user namespace either."""
 KNOWS = "find(facts['mark'] + '\\0' + facts['secret'])"
@@ -133,12 +140,14 @@ ATTACKS = [
         "outlive-by-session",
         "going on when nobody looks any more",
         stopped_by=SEEN,
+        unswitchable=BY_GROUP,
         **_survives("session", "if os.fork() == 0:\n    os.setsid()\n" + _GO_ON + "time.sleep(0.2)"),
     ),
     Attack(
         "outlive-by-two-forks",
         "the same, as daemons do",
         stopped_by=SEEN,
+        unswitchable=BY_GROUP,
         **_survives(
             "forks", "if os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0:\n" + _GO_ON + "  os._exit(0)\ntime.sleep(0.2)"
         ),
@@ -147,6 +156,7 @@ ATTACKS = [
         "outlive-by-adoption",
         "the same, under a parent that adopts",
         stopped_by=SEEN,
+        unswitchable=BY_GROUP,
         **_survives(
             "adoption",
             "call('prctl', 36, 1, 0, 0, 0)\nif os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0:\n"
@@ -158,6 +168,7 @@ ATTACKS = [
         "outlive-by-ignoring",
         "the same, deaf to every signal that can be ignored",
         stopped_by=SEEN,
+        unswitchable=BY_GROUP,
         **_survives(
             "ignoring",
             "if os.fork() == 0:\n    os.setsid()\n"
@@ -171,6 +182,7 @@ ATTACKS = [
         "outlive-the-time-limit",
         "going on after it timed out",
         stopped_by=SEEN,
+        unswitchable=BY_GROUP,
         **_survives(
             "time", "if os.fork() == 0:\n    os.setsid(); call('prctl', 1, 0, 0, 0, 0)\n" + _GO_ON + "time.sleep(60)"
         ),
@@ -189,12 +201,13 @@ ATTACKS = [
         "print(ctypes.string_at(libc.shmat(segment, None, 0), 64))",
         ("ipc",),
     ),
-    Attack("terminal-read", "what the user types", "fd = os.open('/dev/tty', os.O_RDWR); print(os.read(fd, 99))", ("session",)),
+    Attack("terminal-read", "what the user types", "fd = os.open('/dev/tty', os.O_RDWR); print(os.read(fd, 99))", ("session",), unswitchable=NO_TERMINAL),
     Attack(
         "terminal-write",
         "that the user's terminal obeys it",
         "os.write(os.open('/dev/tty', os.O_WRONLY), b'escape-' + facts['won'].encode())",
         ("session",),
+        unswitchable=NO_TERMINAL,
         seen=lambda machine: b"escape-" + machine.won.encode() in machine.shown(),
     ),
     Attack(
@@ -203,7 +216,9 @@ ATTACKS = [
         "fd = os.open('/dev/tty', os.O_RDWR)\n"
         "for c in b'typed-' + facts['won'].encode(): fcntl.ioctl(fd, termios.TIOCSTI, bytes([c]))",
         ("session", "user namespace", "capabilities", "system calls"),
-        unswitchable={"rootless": "this kernel lets only root of the machine type into terminals"},
+        elsewhere={"rootless": ("session", "system calls")},
+        unswitchable=NO_TERMINAL
+        | ({"rootless": "this kernel lets only root of the machine type into terminals"} if TYPING_IS_ROOTS else {}),
         seen=lambda machine: b"typed-" + machine.won.encode() in machine.shown(),
     ),
     Attack(
@@ -211,6 +226,7 @@ ATTACKS = [
         "confusing what the user looks at",
         "fcntl.ioctl(os.open('/dev/tty', os.O_RDWR), termios.TIOCSWINSZ, struct.pack('HHHH', 3, 3, 0, 0)); won()",
         ("session",),
+        unswitchable=NO_TERMINAL,
     ),
 ]
 

@@ -73,7 +73,7 @@ def _hides(name: str, gain: str, trap: str, change: str = "the-change") -> Stage
 
 
 async def _diffs(machine: Machine, trap: str) -> str:
-    """Every act of the host on the repository, both ways of taking a diff; the words of the one that is believed."""
+    """Both ways of taking a diff, and the words of the one that is believed."""
     first = await machine.after(_BEFORE)
     state = await machine.after(trap, first)
     said = "refused"
@@ -81,8 +81,6 @@ async def _diffs(machine: Machine, trap: str) -> str:
         said = (await machine.sandbox.diff(state, first)).patch.decode("utf-8", "replace") or " "
     with suppress(Refused):
         await machine.sandbox.diff(state)
-    with suppress(Refused):
-        await machine.sandbox.apply(state, b"diff --git a/new b/new\nnew file mode 100644\n--- /dev/null\n+++ b/new\n@@ -0,0 +1 @@\n+x\n")
     return said
 
 
