@@ -30,6 +30,9 @@ CATEGORIES: Mapping[str, Sequence[Attack | Flood | Staged]] = {
 EVERY = {attack.name: attack for attacks in CATEGORIES.values() for attack in attacks}
 assert len(EVERY) == sum(map(len, CATEGORIES.values())), "two attacks of one name"
 
+chosen: dict[str, set[str]] = {}
+"""Mode → the attacks that pytest will ask for."""
+
 _ALONE, _MANY = Limits(seconds=6), Limits(seconds=60)
 _caught_without_defence: dict[str, bool] = {}
 """Staged attacks, for which it is the same under every backend."""
@@ -57,7 +60,7 @@ def fought(mode: str) -> Fought:
 
 
 async def _fought(mode: str) -> Fought:
-    verdicts = {name: Verdict() for name in EVERY}
+    verdicts = {name: Verdict() for name in EVERY if name in chosen[mode]}
     async with machine.of(mode, held=True) as held, machine.of(mode, held=False) as undefended:
         before = _snapshot(held)
         await asyncio.gather(_attack(held, verdicts), _prove(undefended, verdicts))
@@ -67,7 +70,8 @@ async def _fought(mode: str) -> Fought:
 
 
 async def _attack(machine: Machine, verdicts: Mapping[str, Verdict]) -> None:
-    for attacks in CATEGORIES.values():
+    for category in CATEGORIES.values():
+        attacks = [attack for attack in category if attack.name in verdicts]
         scripts = [attack for attack in attacks if isinstance(attack, Attack)]
         for group in [[each for each in scripts if not each.alone], *([each] for each in scripts if each.alone)]:
             said = await machine.run({each.name: each.script for each in group}, limits=_ALONE if group[0].alone else _MANY) if group else {}
@@ -84,8 +88,9 @@ async def _attack(machine: Machine, verdicts: Mapping[str, Verdict]) -> None:
 
 async def _prove(machine: Machine, verdicts: Mapping[str, Verdict]) -> None:
     """The destructive ones last: they may take what others need."""
+    attacks = [EVERY[name] for name in verdicts]
     groups: dict[tuple[tuple[str, ...], str], list[Attack]] = {}
-    for attack in EVERY.values():
+    for attack in attacks:
         if isinstance(attack, Attack) and (off := attack.defences(machine.mode)):
             groups.setdefault((off, attack.name if attack.alone else ""), []).append(attack)
     for (off, _), group in sorted(groups.items(), key=lambda item: item[0][1] == "kill-everything"):
@@ -95,7 +100,7 @@ async def _prove(machine: Machine, verdicts: Mapping[str, Verdict]) -> None:
         for each in group:
             verdicts[each.name].seen = _caught(machine, each, said)
             verdicts[each.name].words += f" / without {', '.join(off)}: {said.get(each.name)}"
-    for attack in EVERY.values():
+    for attack in attacks:
         if machine.mode in attack.unswitchable:
             continue
         if isinstance(attack, Flood):

@@ -4,7 +4,39 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sandbox.attacks.battery import CATEGORIES
+from tests.sandbox.attacks.attack import Attack
+from tests.sandbox.attacks.battery import CATEGORIES, EVERY, chosen
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("root", marks=pytest.mark.needs_root),
+        pytest.param("docker", marks=[pytest.mark.needs_root, pytest.mark.needs_docker]),
+        "rootless",
+    ]
+)
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """An execution through Docker takes a second: what is tried against the same code under bubblewrap is for --full."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "attack" in (params := _params(item)):
+            if params["mode"] == "docker" and not isinstance(EVERY[params["attack"]], Attack):
+                item.add_marker("full")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    chosen.update({mode: set() for mode in ("root", "docker", "rootless")})
+    for item in session.items:
+        if isinstance(item, pytest.Function) and "attack" in (params := _params(item)):
+            chosen[params["mode"]].add(params["attack"])
+
+
+def _params(item: pytest.Function) -> dict[str, str]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

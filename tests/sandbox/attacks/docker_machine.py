@@ -35,28 +35,20 @@ class DockerMachine(Machine):
         if self._held:
             return
         engine = docker._engine
-        create, begin = engine.create, engine.begin
+        create, begin = engine._quick.create_container_from_config, engine.begin
 
-        def created(image: str, program: Sequence[str], host: Mapping[str, Any], labels: Mapping[str, str]) -> str:
-            if not self._off:
-                return create(image, program, host, labels)
-            config = engine._quick.create_container_config(  # one that may share a network, and so has no name of its own
-                image,
-                command=[],
-                entrypoint=list(program),
-                user="0:0",
-                working_dir="/",
-                labels=dict(labels),
-                host_config=self._without(host),
-            )
-            return str(engine._quick.create_container_from_config(config)["Id"])
+        def created(config: dict[str, Any], *how: Any) -> Any:
+            if self._off:
+                config.pop("Hostname", None)  # who shares a network has no name of its own
+                config["HostConfig"] = self._without(config["HostConfig"])
+            return create(config, *how)
 
         def begun(container: str, program: Sequence[str], user: str) -> Any:
             if "processes" in self._off:  # at the end it kills all it sees, which is now what is planted
                 program = [part.replace("kill -9 -1", ":") for part in program]
             return begin(container, program, "0:0" if "capabilities" in self._off else user)
 
-        engine.create, engine.begin = created, begun  # type: ignore[method-assign]
+        engine._quick.create_container_from_config, engine.begin = created, begun  # type: ignore[method-assign]
 
     async def _execute(
         self, off: Sequence[str], state: State, argv: Sequence[str], limits: Limits, **how: Any
@@ -132,7 +124,7 @@ class DockerMachine(Machine):
         if "capabilities" in off:
             host |= {"CapDrop": [], "CapAdd": _capabilities()}
         if "bubblewrap" in off:
-            host |= {"MaskedPaths": [], "ReadonlyPaths": []}
+            host |= {"MaskedPaths": [], "ReadonlyPaths": [], "CgroupnsMode": "host"}
             options.append("seccomp=unconfined")
             binds.append(f"{place}/exposed:{place}/exposed:ro")
         return host | {"SecurityOpt": options, "Binds": binds}
