@@ -54,6 +54,8 @@ class Flood:
     script: str
     limits: Limits
     more: Limits
+    stopped_by: tuple[str, ...] = ()
+    """What has to be left out too: where a limit is watched, what could not be seen is refused."""
     unswitchable: Mapping[str, str] = field(default_factory=dict)
 
 

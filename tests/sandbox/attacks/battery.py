@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runoff.sandbox.protocol import Execution, Limits, SandboxError
+from runoff.sandbox.protocol import Limits, SandboxError
 from tests.sandbox.attacks import files, floods, kernel, machine, network, patches, processes, readers, repository, store
 from tests.sandbox.attacks.attack import Attack, Flood, Staged
 from tests.sandbox.attacks.machine import Machine
@@ -104,7 +104,7 @@ async def _prove(machine: Machine, verdicts: Mapping[str, Verdict]) -> None:
         if machine.mode in attack.unswitchable:
             continue
         if isinstance(attack, Flood):
-            verdicts[attack.name].seen = await _passed(machine, attack, attack.more)
+            verdicts[attack.name].seen = await _passed(machine, attack, attack.more, attack.stopped_by)
         if isinstance(attack, Staged):
             if attack.name not in _caught_without_defence:
                 with tempfile.TemporaryDirectory(dir=machine.place) as directory:
@@ -118,13 +118,9 @@ def _caught(machine: Machine, attack: Attack, said: Mapping[str, str]) -> bool:
     return machine.secret in output or machine.won in output or bool(attack.seen and attack.seen(machine))
 
 
-async def _passed(machine: Machine, flood: Flood, limits: Limits) -> bool:
-    done = await machine.flood(flood.script, limits)
-    return _finished(done) and machine.won in done.text and not done.dropped
-
-
-def _finished(done: Execution) -> bool:
-    return done.outcome == "finished"
+async def _passed(machine: Machine, flood: Flood, limits: Limits, off: Sequence[str] = ()) -> bool:
+    done = await machine.flood(flood.script, limits, off)
+    return done.outcome == "finished" and machine.won in done.text and not done.dropped
 
 
 def _snapshot(machine: Machine) -> dict[str, object]:

@@ -109,6 +109,7 @@ FLOODS = [
         with open("/dev/shm/large", "wb") as file:
             for n in range(240):
                 file.write(bytes(1 << 20))
+        time.sleep(1)
         won()
         """,
         **MEMORY,
@@ -122,6 +123,7 @@ FLOODS = [
             os.write(file, bytes(1 << 20))
         won()
         """,
+        stopped_by=("system calls",),
         **MEMORY,
     ),
     Flood(
@@ -135,6 +137,7 @@ FLOODS = [
             libc.shmdt(ctypes.c_void_p(at))
         won()
         """,
+        stopped_by=("system calls",),
         **MEMORY,
     ),
     Flood(

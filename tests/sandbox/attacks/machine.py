@@ -85,11 +85,11 @@ class Machine(ABC):
                 said[name] = output
         return said
 
-    async def flood(self, script: str, limits: Limits) -> Execution:
+    async def flood(self, script: str, limits: Limits, off: Sequence[str] = ()) -> Execution:
         """The script by itself, under these limits; what it writes belongs to the next state."""
         asked = json.dumps({"script": textwrap.dedent(script), "facts": self.facts()}).encode()
         argv = ["python3", "-I", "-c", INSIDE]
-        return await self.sandbox.execute(self.base, argv, limits, stdin=asked, cwd="/")
+        return await self._execute(off, self.base, argv, limits, stdin=asked, cwd="/")
 
     async def after(self, script: str, state: State | None = None, **how: Any) -> State:
         """The state that a shell script leaves, which may name what is planted: $place, $secret, $mine, $won."""

@@ -81,8 +81,8 @@ def _without(options: Options, off: set[str], how: dict[str, Any]) -> Options:
     if "read-only" in off:
         options = [["--bind", *o[1:]] if o[0] == "--ro-bind" else o for o in options]
     if "shared memory" in off:
-        options = [o for o in options if o[0] not in ("--size", "--perms") and o != ["--tmpfs", "/dev/shm"]]
-        options.append(["--bind", how["shm"], "/dev/shm"])
+        options = [o for o in options if o[0] not in ("--size", "--perms")]
+        options = [["--bind", how["shm"], "/dev/shm"] if o == ["--tmpfs", "/dev/shm"] else o for o in options]
     if "view" in off:
         options = [["--ro-bind", "/", "/"] if o[0] == "--bind" and o[2] == "/" else o for o in options]
         options.append(["--bind", how["mine"], how["mine"]])
