@@ -172,7 +172,6 @@ class Machine(ABC):
             "root/.netrc",
             "root/.bash_history",
             "private/here",
-            "shm/other",
             "runs/last/log/issue.jsonl",
             "runs/last/run.toml",
             "answers/issue.json",

@@ -37,6 +37,8 @@ def main() -> None:
     for source, target in plan["binds"].items():
         if _libc.mount(source.encode(), target.encode(), None, _BIND, None):
             raise OSError(ctypes.get_errno(), f"mount {target}")
+    if plan["binds"]:
+        _shared_memory(place / "shm", secret)
     _keys(plan["keyring"], secret)
     _memory(secret)
     terminal = _terminal(place, secret)
@@ -88,6 +90,13 @@ def _victim(uid: int | None, where: Path, program: str, argv: list[str]) -> int:
         os.execve(program, argv, {"API_KEY": argv[-1]})
 
     return _child(become)
+
+
+def _shared_memory(place: Path, secret: str) -> None:
+    """What another sandbox's /dev/shm would be."""
+    if _libc.mount(b"shm", str(place).encode(), b"tmpfs", 0, b"size=1m,mode=1777"):
+        raise OSError(ctypes.get_errno(), f"mount {place}")
+    (place / "other").write_text(secret)
 
 
 def _network() -> None:
