@@ -7,12 +7,22 @@ import functools
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from runoff.sandbox.protocol import Limits, SandboxError
-from tests.sandbox.attacks import files, floods, kernel, machine, network, patches, processes, readers, repository, store
+from tests.sandbox.attacks import (
+    files,
+    floods,
+    kernel,
+    machine,
+    network,
+    patches,
+    processes,
+    readers,
+    repository,
+    store,
+)
 from tests.sandbox.attacks.attack import Attack, Flood, Staged
 from tests.sandbox.attacks.machine import Machine
 
@@ -65,7 +75,11 @@ async def _fought(mode: str) -> Fought:
         before = _snapshot(held)
         await asyncio.gather(_attack(held, verdicts), _prove(undefended, verdicts))
         after = _snapshot(held)
-        changed = [f"{what}: {before.get(what)} → {after.get(what)}" for what in before | after if before.get(what) != after.get(what)]
+        changed = [
+            f"{what}: {before.get(what)} → {after.get(what)}"
+            for what in before | after
+            if before.get(what) != after.get(what)
+        ]
     return Fought(verdicts, changed)
 
 
@@ -74,7 +88,13 @@ async def _attack(machine: Machine, verdicts: Mapping[str, Verdict]) -> None:
         attacks = [attack for attack in category if attack.name in verdicts]
         scripts = [attack for attack in attacks if isinstance(attack, Attack)]
         for group in [[each for each in scripts if not each.alone], *([each] for each in scripts if each.alone)]:
-            said = await machine.run({each.name: each.script for each in group}, limits=_ALONE if group[0].alone else _MANY) if group else {}
+            said = (
+                await machine.run(
+                    {each.name: each.script for each in group}, limits=_ALONE if group[0].alone else _MANY
+                )
+                if group
+                else {}
+            )
             for each in group:
                 verdict = verdicts[each.name]
                 verdict.words = said.get(each.name, "")
@@ -95,11 +115,14 @@ async def _prove(machine: Machine, verdicts: Mapping[str, Verdict]) -> None:
             groups.setdefault((off, attack.name if attack.alone else ""), []).append(attack)
     for (off, _), group in sorted(groups.items(), key=lambda item: item[0][1] == "kill-everything"):
         said: dict[str, str] = {}
-        with suppress(SandboxError):
-            said = await machine.run({each.name: each.script for each in group}, off, _ALONE if group[0].alone else _MANY)
+        limits, why = _ALONE if group[0].alone else _MANY, ""
+        try:
+            said = await machine.run({each.name: each.script for each in group}, off, limits)
+        except SandboxError as error:  # an attack may take the sandbox with it
+            why = repr(error)
         for each in group:
             verdicts[each.name].seen = _caught(machine, each, said)
-            verdicts[each.name].words += f" / without {', '.join(off)}: {said.get(each.name)}"
+            verdicts[each.name].words += f" / without {', '.join(off)}: {said.get(each.name, why)}"
     for attack in attacks:
         if machine.mode in attack.unswitchable:
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.sandbox.attacks.attack import Attack
@@ -23,20 +25,22 @@ def mode(request: pytest.FixtureRequest) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """An execution through Docker takes a second: what is tried against the same code under bubblewrap is for --full."""
     for item in items:
-        if isinstance(item, pytest.Function) and "attack" in (params := _params(item)):
-            if params["mode"] == "docker" and not isinstance(EVERY[params["attack"]], Attack):
-                item.add_marker("full")
+        params = _params(item)
+        if params.get("mode") == "docker" and "attack" in params and not isinstance(EVERY[params["attack"]], Attack):
+            item.add_marker("full")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     chosen.update({mode: set() for mode in ("root", "docker", "rootless")})
     for item in session.items:
-        if isinstance(item, pytest.Function) and "attack" in (params := _params(item)):
+        if "attack" in (params := _params(item)):
             chosen[params["mode"]].add(params["attack"])
 
 
-def _params(item: pytest.Function) -> dict[str, str]:
-    return item.callspec.params if hasattr(item, "callspec") else {}
+def _params(item: pytest.Item) -> dict[str, str]:
+    """Of a test of this directory: others come to these hooks as well."""
+    here = isinstance(item, pytest.Function) and item.path.parent == Path(__file__).parent
+    return dict(item.callspec.params) if here and hasattr(item, "callspec") else {}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

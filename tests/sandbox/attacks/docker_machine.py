@@ -87,13 +87,17 @@ class DockerMachine(Machine):
                 break
             subprocess.run(["sleep", "0.05"])
         subprocess.run(
-            ["docker", "exec", container, "sh", "-c", f"echo {self.secret} > /dev/shm/other"], check=True, capture_output=True
+            ["docker", "exec", container, "sh", "-c", f"echo {self.secret} > /dev/shm/other"],
+            check=True,
+            capture_output=True,
         )
         return container
 
     def _remove(self) -> None:
         listed = subprocess.run(
-            ["docker", "ps", "--all", "--quiet", "--filter", f"label={_LABEL}={self.mark}"], capture_output=True, text=True
+            ["docker", "ps", "--all", "--quiet", "--filter", f"label={_LABEL}={self.mark}"],
+            capture_output=True,
+            text=True,
         )
         for container in listed.stdout.split():
             subprocess.run(["docker", "rm", "--force", "--volumes", container], capture_output=True)
@@ -114,7 +118,9 @@ class DockerMachine(Machine):
         if off & {"ipc", "shared memory"}:
             host["IpcMode"] = shared
         if "read-only" in off:
-            host["Mounts"] = [m | {"ReadOnly": m["ReadOnly"] and not m["Target"].startswith(place)} for m in host["Mounts"]]
+            host["Mounts"] = [
+                m | {"ReadOnly": m["ReadOnly"] and not m["Target"].startswith(place)} for m in host["Mounts"]
+            ]
         if "devices" in off:
             host["Devices"] = [{"PathOnHost": "/dev/kmsg", "PathInContainer": "/dev/kmsg", "CgroupPermissions": "r"}]
         if "system calls" in off:
@@ -133,7 +139,6 @@ class DockerMachine(Machine):
 def _python() -> str:
     """One that the planted machine can run: it is shown /usr."""
     return os.path.realpath(shutil.which("python3", path="/usr/local/bin:/usr/bin") or "")
-
 
 
 def _capabilities() -> list[str]:

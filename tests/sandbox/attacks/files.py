@@ -4,7 +4,9 @@ from tests.sandbox.attacks.attack import Attack
 
 VIEW = ("view",)
 ENGINE = {"docker": "states lie with the engine, behind its socket"}
-STARTED_BY_ENGINE = {"docker": "the engine starts it, where nothing of ours is open, in a session of its own: without a switch"}
+STARTED_BY_ENGINE = {
+    "docker": "the engine starts it, where nothing of ours is open, in a session of its own: without a switch"
+}
 
 ATTACKS = [
     Attack("a-file", "any file whose path one knows", "show(facts['place'] + '/secret')", VIEW),
@@ -45,7 +47,10 @@ ATTACKS = [
     Attack(
         "link-out",
         "any file, by a link",
-        "os.symlink(facts['place'] + '/secret', (link := '/dev/shm/link-out'))\nshow(link)",
+        """
+        os.symlink(facts['place'] + '/secret', (link := '/dev/shm/link-out'))
+        show(link)
+        """,
         VIEW,
     ),
     Attack(
@@ -58,7 +63,11 @@ ATTACKS = [
     Attack(
         "ssh-agent",
         "signing with the user's keys",
-        "s = socket.socket(socket.AF_UNIX); s.connect(facts['place'] + '/agent.sock'); print(s.recv(99))",
+        """
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(facts['place'] + '/agent.sock')
+        print(s.recv(99))
+        """,
         VIEW,
         seen=lambda machine: "agent" in machine.contacts(),
     ),
@@ -83,7 +92,9 @@ ATTACKS = [
         ("read-only",),
         seen=lambda machine: (machine.place / "tool" / "sitecustomize.py").exists(),
     ),
-    Attack("other-memory", "files of another sandbox in /dev/shm", "show_any(glob.glob('/dev/shm/*'))", ("shared memory",)),
+    Attack(
+        "other-memory", "files of another sandbox in /dev/shm", "show_any(glob.glob('/dev/shm/*'))", ("shared memory",)
+    ),
     Attack("environment", "the API key", "print(os.environ)", ("environment",)),
     Attack(
         "environment-of-parents",
@@ -94,29 +105,37 @@ ATTACKS = [
     Attack(
         "descriptors",
         "what whoever started it had open",
-        "for fd in range(3, 256):\n"
-        "  try:\n"
-        "    if os.path.basename(os.readlink('/proc/self/fd/%d' % fd)) == 'secret': print(os.pread(fd, 99, 0))\n"
-        "  except OSError: pass",
+        """
+        for fd in range(3, 256):
+          try:
+            if os.path.basename(os.readlink('/proc/self/fd/%d' % fd)) == 'secret': print(os.pread(fd, 99, 0))
+          except OSError: pass
+        """,
         ("descriptors",),
         unswitchable=STARTED_BY_ENGINE,
     ),
     Attack(
         "helper-protocol",
         "asking the sandbox's helper, or answering for it",
-        "for fd in range(3, 256):\n"
-        "  try:\n"
-        "    s = socket.socket(fileno=os.dup(fd))\n"
-        "    if s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0: won()\n"
-        "  except OSError: pass",
+        """
+        for fd in range(3, 256):
+          try:
+            s = socket.socket(fileno=os.dup(fd))
+            if s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0: won()
+          except OSError: pass
+        """,
         ("descriptors",),
         unswitchable=STARTED_BY_ENGINE,
     ),
     Attack(
         "key",
         "secrets in the kernel's keyring",
-        "found = call(250, 10, -3, b'user', b'planted', 0)\n"
-        "room = ctypes.create_string_buffer(100)\ncall(250, 11, found, room, 100)\nprint(room.value)",
+        """
+        found = call(250, 10, -3, b'user', b'planted', 0)
+        room = ctypes.create_string_buffer(100)
+        call(250, 11, found, room, 100)
+        print(room.value)
+        """,
         ("keyring", "system calls"),
         unswitchable=STARTED_BY_ENGINE,
     ),

@@ -166,8 +166,15 @@ FLOODS = [
         """,
         **DISK,
     ),
-    Flood("flood-large-file", "the same, in one file", "open('/tmp/large', 'wb').write(bytes(8 << 20)); won()", **LARGE),
-    Flood("flood-sparse-file", "a file that becomes large when it is copied", "os.truncate(os.open('/tmp/large', os.O_CREAT | os.O_RDWR), 16 << 20); won()", **LARGE),
+    Flood(
+        "flood-large-file", "the same, in one file", "open('/tmp/large', 'wb').write(bytes(8 << 20)); won()", **LARGE
+    ),
+    Flood(
+        "flood-sparse-file",
+        "a file that becomes large when it is copied",
+        "os.truncate(os.open('/tmp/large', os.O_CREAT | os.O_RDWR), 16 << 20); won()",
+        **LARGE,
+    ),
     Flood(
         "flood-reserved-file",
         "room that is not even written",
@@ -214,7 +221,12 @@ FLOODS = [
         """,
         **FILES,
     ),
-    Flood("flood-open-files", "the kernel's memory for them", "files = [open('/dev/null') for n in range(200)]; won()", **OPEN),
+    Flood(
+        "flood-open-files",
+        "the kernel's memory for them",
+        "files = [open('/dev/null') for n in range(200)]; won()",
+        **OPEN,
+    ),
     Flood("flood-pipes", "the same", "pipes = [os.pipe() for n in range(100)]; won()", **OPEN),
     Flood("flood-sockets", "the same", "pairs = [socket.socketpair() for n in range(100)]; won()", **OPEN),
     Flood("flood-watches", "the same", "handles = [call('inotify_init1', 0) for n in range(100)]; won()", **OPEN),
@@ -246,13 +258,38 @@ FLOODS = [
         """,
         **CPU,
     ),
-    Flood("flood-time", "that it never ends", "time.sleep(1.5); won()", limits=_limits(seconds=0.5), more=_limits(seconds=10)),
+    Flood(
+        "flood-time",
+        "that it never ends",
+        "time.sleep(1.5); won()",
+        limits=_limits(seconds=0.5),
+        more=_limits(seconds=10),
+    ),
     Flood(
         "flood-output",
         "the memory of whoever keeps it",
-        "for n in range(16): sys.stdout.write('x' * 1048575 + '\\n')\nwon()",
+        r"""
+        for n in range(16): sys.stdout.write('x' * 1048575 + '\n')
+        won()
+        """,
         **OUTPUT,
     ),
-    Flood("flood-errors", "the same", "for n in range(16): sys.stderr.write('x' * 1048575 + '\\n')\nsys.stderr.write(facts['won'])", **OUTPUT),
-    Flood("flood-a-line", "the same, for whoever reads lines", "for n in range(16): sys.stdout.write('x' * 1048576)\nwon()", **OUTPUT),
+    Flood(
+        "flood-errors",
+        "the same",
+        r"""
+        for n in range(16): sys.stderr.write('x' * 1048575 + '\n')
+        sys.stderr.write(facts['won'])
+        """,
+        **OUTPUT,
+    ),
+    Flood(
+        "flood-a-line",
+        "the same, for whoever reads lines",
+        """
+        for n in range(16): sys.stdout.write('x' * 1048576)
+        won()
+        """,
+        **OUTPUT,
+    ),
 ]

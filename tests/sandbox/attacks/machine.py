@@ -1,13 +1,12 @@
 """A machine to be attacked, with a sandbox on it: see planted.py for what is on it.
 
-    async with of("rootless", held=False) as machine:
-        said = await machine.run({"name": "script"}, off=("network",))
+async with of("rootless", held=False) as machine:
+    said = await machine.run({"name": "script"}, off=("network",))
 """
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import subprocess
@@ -67,13 +66,17 @@ class Machine(ABC):
         """Begin with planted.py, and open the sandbox."""
 
     @abstractmethod
-    async def _execute(self, off: Sequence[str], state: State, argv: Sequence[str], limits: Limits, **how: Any) -> Execution:
+    async def _execute(
+        self, off: Sequence[str], state: State, argv: Sequence[str], limits: Limits, **how: Any
+    ) -> Execution:
         """One execution, without these defences."""
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def run(self, scripts: Mapping[str, str], off: Sequence[str] = (), limits: Limits = Limits()) -> dict[str, str]:
+    async def run(
+        self, scripts: Mapping[str, str], off: Sequence[str] = (), limits: Limits = Limits()
+    ) -> dict[str, str]:
         """What each script printed. One is missing if it took the execution with it."""
         scripts = {name: textwrap.dedent(script) for name, script in scripts.items()}
         asked = {"scripts": scripts, "facts": self.facts(), "seconds": 3}
@@ -160,7 +163,18 @@ class Machine(ABC):
     def _plant(self) -> None:
         place, secret = self.place, self.secret
         place.chmod(0o755)
-        for name in ("root/.ssh", "root/.aws", "run", "tool", "mine", "private", "states", "shm", "runs/last/log", "answers"):
+        for name in (
+            "root/.ssh",
+            "root/.aws",
+            "run",
+            "tool",
+            "mine",
+            "private",
+            "states",
+            "shm",
+            "runs/last/log",
+            "answers",
+        ):
             (place / name).mkdir(parents=True)
         for name in ("mine", "tool", "shm", "private"):  # the view is what stops them, not their modes
             (place / name).chmod(0o777)
@@ -186,7 +200,7 @@ class Machine(ABC):
         if self.mode != "rootless":
             for program in ("cat",):
                 copy = shutil.copy(shutil.which(program) or "", place / "exposed" / f"{program}-as-root")
-                os.chmod(copy, 0o4755)
+                Path(copy).chmod(0o4755)
             (place / "exposed" / "roots").write_text(f"{secret}\n")
             (place / "exposed" / "roots").chmod(0o600)
 
@@ -219,6 +233,7 @@ class Machine(ABC):
             "mine": str(self.place / "mine"),
         }
 
+
 class BubblewrapMachine(Machine):
     async def _open(self, own: AsyncExitStack) -> None:
         """The helper becomes a part of the planted machine, by what stands in for `unshare`."""
@@ -231,7 +246,9 @@ class BubblewrapMachine(Machine):
             self.sandbox = Bubblewrap(self.place / "states", self.mode)  # type: ignore[arg-type]
             await own.enter_async_context(self.sandbox)
 
-    async def _execute(self, off: Sequence[str], state: State, argv: Sequence[str], limits: Limits, **how: Any) -> Execution:
+    async def _execute(
+        self, off: Sequence[str], state: State, argv: Sequence[str], limits: Limits, **how: Any
+    ) -> Execution:
         environment = {undefended.OFF: ",".join(off), undefended.HOW: json.dumps(self._how())} if off else {}
         return await self.sandbox.execute(state, argv, limits, env=environment, **how)
 
@@ -241,7 +258,6 @@ class BubblewrapMachine(Machine):
         (programs / name).write_text(f"#!{sys.executable} -IS\n{text}")
         (programs / name).chmod(0o755)
         return str(programs / name)
-
 
 
 _UNSHARE = """

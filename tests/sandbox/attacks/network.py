@@ -31,7 +31,9 @@ ATTACKS = [
     Attack("datagrams", "services of the host", _ask("127.0.0.1", "facts['tcp']"), NETWORK, **_contacted("udp")),
     Attack("names", "telling secrets by looking up names", _ask("127.0.0.53", "53"), NETWORK, **_contacted("dns")),
     Attack("names-by-stream", "the same", _connect("127.0.0.53", "53"), NETWORK, **_contacted("dns-tcp")),
-    Attack("metadata", "the cloud machine's keys", _connect("169.254.169.254", "80"), NETWORK, **_contacted("metadata")),
+    Attack(
+        "metadata", "the cloud machine's keys", _connect("169.254.169.254", "80"), NETWORK, **_contacted("metadata")
+    ),
     Attack("neighbour", "other machines of the network", _connect("192.0.2.7", "80"), NETWORK, **_contacted("lan")),
     Attack(
         "abstract-socket",
@@ -43,7 +45,10 @@ ATTACKS = [
     Attack(
         "abstract-datagram",
         "the same",
-        "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.sendto(facts['won'].encode(), '\\0planted-datagram')",
+        r"""
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        s.sendto(facts['won'].encode(), '\0planted-datagram')
+        """,
         NETWORK,
         **_contacted("abstract-datagram"),
     ),
@@ -56,24 +61,36 @@ ATTACKS = [
     Attack(
         "descriptor-from-outside",
         "a file that somebody outside hands in",
-        "s = socket.socket(socket.AF_UNIX); s.connect('\\0planted')\n"
-        "_, fds, _, _ = socket.recv_fds(s, 99, 4); print(os.pread(fds[0], 99, 0))",
+        r"""
+        s = socket.socket(socket.AF_UNIX)
+        s.connect('\0planted')
+        _, fds, _, _ = socket.recv_fds(s, 99, 4)
+        print(os.pread(fds[0], 99, 0))
+        """,
         NETWORK,
     ),
     Attack(
         "pose-as-a-service",
         "passwords that programs of the host tell it",
-        "s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
-        "s.bind(('127.0.0.1', facts['service'])); s.listen(); s.settimeout(1); print(s.accept()[0].recv(99))",
+        """
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind(('127.0.0.1', facts['service']))
+        s.listen()
+        s.settimeout(1)
+        print(s.accept()[0].recv(99))
+        """,
         NETWORK,
     ),
     Attack(
         "interfaces",
         "addresses of the machine",
-        "import ctypes\n"
-        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
-        "for name in (b'lo:lan', b'lo:metadata'):\n"
-        "  print(facts['won'] if fcntl.ioctl(s, 0x8915, struct.pack('16sH14x', name, socket.AF_INET)) else '')",
+        """
+        import ctypes
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        for name in (b'lo:lan', b'lo:metadata'):
+          print(facts['won'] if fcntl.ioctl(s, 0x8915, struct.pack('16sH14x', name, socket.AF_INET)) else '')
+        """,
         NETWORK,
     ),
     Attack(
@@ -98,20 +115,25 @@ ATTACKS = [
         "new-interface",
         "an interface, and the code that handles its packets",
         # RTM_NEWLINK of the kind dummy
-        "s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\n"
-        "attribute = struct.pack('HH', 4 + 4 + 8, 18) + struct.pack('HH', 9, 1) + b'dummy\\0\\0\\0'\n"
-        "body = struct.pack('BxHiII', 0, 0, 0, 0, 0) + struct.pack('HH', 10, 3) + b'mine0\\0\\0\\0'\n"
-        "body += struct.pack('HH', 16, 18) + struct.pack('HH', 9, 1) + b'dummy\\0\\0\\0'\n"
-        "s.send(struct.pack('IHHII', 16 + len(body), 16, 0x605, 1, 0) + body)\n"
-        "code = struct.unpack('i', s.recv(999)[16:20])[0]\n"
-        "print(facts['won'] if code == 0 or code == -errno.EOPNOTSUPP else code)",
+        r"""
+        s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+        attribute = struct.pack('HH', 4 + 4 + 8, 18) + struct.pack('HH', 9, 1) + b'dummy\0\0\0'
+        body = struct.pack('BxHiII', 0, 0, 0, 0, 0) + struct.pack('HH', 10, 3) + b'mine0\0\0\0'
+        body += struct.pack('HH', 16, 18) + struct.pack('HH', 9, 1) + b'dummy\0\0\0'
+        s.send(struct.pack('IHHII', 16 + len(body), 16, 0x605, 1, 0) + body)
+        code = struct.unpack('i', s.recv(999)[16:20])[0]
+        print(facts['won'] if code == 0 or code == -errno.EOPNOTSUPP else code)
+        """,
         CAPABILITIES,
     ),
     Attack(
         "change-an-address",
         "answering for an address that is another's",
-        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
-        "fcntl.ioctl(s, 0x8916, struct.pack('16sH2x4s8x', b'lo:1', socket.AF_INET, socket.inet_aton('192.0.2.9')))\nwon()",
+        """
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        fcntl.ioctl(s, 0x8916, struct.pack('16sH2x4s8x', b'lo:1', socket.AF_INET, socket.inet_aton('192.0.2.9')))
+        won()
+        """,
         CAPABILITIES,
     ),
     Attack(

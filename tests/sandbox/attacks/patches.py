@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import stat
 import subprocess
 import tarfile
 from contextlib import suppress
@@ -15,7 +14,10 @@ from runoff.sandbox.protocol import Refused
 from tests.sandbox.attacks.attack import Staged
 from tests.sandbox.attacks.machine import Machine
 
-_BEFORE = "git init -q . && git config user.email a@b && git config user.name a && echo one > f && git add -A && git commit -qm x; mkdir -p in\n"
+_BEFORE = """
+git init -q . && git config user.email a@b && git config user.name a
+echo one > f; git add -A; git commit -qm x; mkdir -p in
+"""
 _PATCH, _ARCHIVE = "git refuses paths out of the tree, inside", "tar strips them, inside"
 
 
@@ -27,7 +29,9 @@ def _link(path: str, target: str) -> str:
     return _new(path, "120000", target) + "\\ No newline at end of file\n"
 
 
-def _patch(name: str, gain: str, patch: str, caught: str, trap: str = "", naive: str = "write", reads: bool = False) -> Staged:
+def _patch(
+    name: str, gain: str, patch: str, caught: str, trap: str = "", naive: str = "write", reads: bool = False
+) -> Staged:
     """`caught` is a shell condition in the directory; OUT in the patch is the way to the directory `mine`, outside."""
 
     def text(machine: Machine, out: str) -> bytes:
@@ -77,7 +81,9 @@ def _write_what_it_names(patch: str, directory: Path) -> None:
         target.chmod(int(mode[1][-4:], 8) if mode else 0o644)
 
 
-def _archive(name: str, gain: str, caught: str, *members: tuple[str, bytes, str], only_root: bool = False, mode: int = 0o644) -> Staged:
+def _archive(
+    name: str, gain: str, caught: str, *members: tuple[str, bytes, str], only_root: bool = False, mode: int = 0o644
+) -> Staged:
     """Members: a path, a type, and contents or where a link leads. OUT is `mine`, outside of where it is unpacked."""
 
     def packed(out: str) -> bytes:
@@ -123,14 +129,30 @@ def _archive(name: str, gain: str, caught: str, *members: tuple[str, bytes, str]
 
 
 REG, SYM, HARD, CHR, DIR = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE
-assert stat.S_ISUID == 0o4000
 
 STAGED = [
     _patch("patch-out", "a file of the host, changed", _new("OUT/patch-out"), "[ -e $mine/patch-out ]"),
     _patch("patch-out-deeper", "the same", _new("in/../OUT/patch-out-deeper"), "[ -e $mine/patch-out-deeper ]"),
-    _patch("patch-out-by-git", "the same", _new("OUT/patch-out-by-git"), "[ -e $mine/patch-out-by-git ]", naive="git apply --unsafe-paths"),
-    _patch("patch-link-then-write", "the same", _link("d", "MINE") + _new("d/patch-link-then-write"), "[ -e $mine/patch-link-then-write ]"),
-    _patch("patch-through-a-link", "the same", _new("d/patch-through-a-link"), "[ -e d/patch-through-a-link ]", "ln -s $mine d; mkdir -p $mine"),
+    _patch(
+        "patch-out-by-git",
+        "the same",
+        _new("OUT/patch-out-by-git"),
+        "[ -e $mine/patch-out-by-git ]",
+        naive="git apply --unsafe-paths",
+    ),
+    _patch(
+        "patch-link-then-write",
+        "the same",
+        _link("d", "MINE") + _new("d/patch-link-then-write"),
+        "[ -e $mine/patch-link-then-write ]",
+    ),
+    _patch(
+        "patch-through-a-link",
+        "the same",
+        _new("d/patch-through-a-link"),
+        "[ -e d/patch-through-a-link ]",
+        "ln -s $mine d; mkdir -p $mine",
+    ),
     _patch(
         "patch-rename-in",
         "a file of the host, in the patch",
@@ -147,13 +169,36 @@ STAGED = [
         naive="git apply --unsafe-paths",
         reads=True,
     ),
-    _patch("patch-delete-out", "a file of the host, gone", "diff --git a/OUT/out-secret b/OUT/out-secret\ndeleted file mode 100644\n--- a/OUT/out-secret\n+++ /dev/null\n@@ -1 +0,0 @@\n-WON\n", "[ ! -e $mine/out-secret ]", naive="rm -f -- \"$(sed -n 's:^--- a/::p')\""),
-    _patch("patch-a-hook", "code when git runs next", _new(".git/hooks/post-checkout", "100755", "#!/bin/sh"), "[ -e .git/hooks/post-checkout ]"),
+    _patch(
+        "patch-delete-out",
+        "a file of the host, gone",
+        "diff --git a/OUT/out-secret b/OUT/out-secret\ndeleted file mode 100644\n"
+        "--- a/OUT/out-secret\n+++ /dev/null\n@@ -1 +0,0 @@\n-WON\n",
+        "[ ! -e $mine/out-secret ]",
+        naive="rm -f -- \"$(sed -n 's:^--- a/::p')\"",
+    ),
+    _patch(
+        "patch-a-hook",
+        "code when git runs next",
+        _new(".git/hooks/post-checkout", "100755", "#!/bin/sh"),
+        "[ -e .git/hooks/post-checkout ]",
+    ),
     _patch("patch-settings", "the same", _new(".git/config.d", "100644", "[core]"), "[ -e .git/config.d ]"),
-    _patch("patch-settings-in-capitals", "the same, on disks that know no capitals", _new(".GIT/hooks/x"), "[ -e .GIT/hooks/x ]"),
+    _patch(
+        "patch-settings-in-capitals",
+        "the same, on disks that know no capitals",
+        _new(".GIT/hooks/x"),
+        "[ -e .GIT/hooks/x ]",
+    ),
     _patch("patch-set-user", "a program that runs as its owner", _new("program", "104755"), "[ -u program ]"),
     _archive("tar-dots", "a file of the host, changed", "[ -e $mine/tar-dots ]", ("OUT/tar-dots", REG, "owned")),
-    _archive("tar-link-then-write", "the same", "[ -e $mine/tar-link-then-write ]", ("d", SYM, "OUT"), ("d/tar-link-then-write", REG, "owned")),
+    _archive(
+        "tar-link-then-write",
+        "the same",
+        "[ -e $mine/tar-link-then-write ]",
+        ("d", SYM, "OUT"),
+        ("d/tar-link-then-write", REG, "owned"),
+    ),
     _archive(
         "tar-two-links",
         "the same",
@@ -162,15 +207,29 @@ STAGED = [
         ("b", SYM, "a"),
         ("b/tar-two-links", REG, "owned"),
     ),
-    _archive("tar-hard-link-in", "a file of the host, read", 'grep -q . stolen 2>/dev/null', ("stolen", HARD, "OUT/out-secret")),
+    _archive(
+        "tar-hard-link-in",
+        "a file of the host, read",
+        "grep -q . stolen 2>/dev/null",
+        ("stolen", HARD, "OUT/out-secret"),
+    ),
     _archive(
         "tar-hard-link-write",
         "a file of the host, changed",
-        '! grep -q kept $mine/out-kept',
+        "! grep -q kept $mine/out-kept",
         ("f", HARD, "OUT/out-kept"),
         ("f", REG, "owned"),
     ),
-    _archive("tar-link-write", "the same", "! grep -q kept $mine/out-kept", ("f", SYM, "OUT/out-kept"), ("f", REG, "owned")),
+    _archive(
+        "tar-link-write", "the same", "! grep -q kept $mine/out-kept", ("f", SYM, "OUT/out-kept"), ("f", REG, "owned")
+    ),
     _archive("tar-device", "a disk", "[ -c zero ]", ("zero", CHR, ""), only_root=True),
-    _archive("tar-set-user", "a program that runs as root", "[ -u program ] && [ $(stat -c %u program) = 0 ]", ("program", REG, "owned"), only_root=True, mode=0o4755),
+    _archive(
+        "tar-set-user",
+        "a program that runs as root",
+        "[ -u program ] && [ $(stat -c %u program) = 0 ]",
+        ("program", REG, "owned"),
+        only_root=True,
+        mode=0o4755,
+    ),
 ]

@@ -131,7 +131,7 @@ def _memory(secret: str) -> None:
 def _terminal(place: Path, secret: str) -> str:
     master, slave = pty.openpty()
     name = os.ttyname(slave)
-    os.chmod(name, 0o666)
+    Path(name).chmod(0o666)
     os.write(master, f"password {secret}\n".encode())
 
     def watch() -> None:
@@ -151,7 +151,7 @@ def _listen(place: Path, secret: str) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         if isinstance(address, str) and address.startswith("/"):
-            os.chmod(address, 0o666)
+            Path(address).chmod(0o666)
         if kind == socket.SOCK_STREAM:
             listener.listen(64)
         waiting.register(listener, selectors.EVENT_READ, name)

@@ -8,9 +8,10 @@ from tests.sandbox.attacks.machine import Machine
 SEEN = ("processes",)
 NO_TERMINAL = {"docker": "there is no terminal to share: the engine has none of ours"}
 BY_GROUP = {"docker": "the engine kills all of a container's control group, in whatever process namespace"}
-TYPING_IS_ROOTS = Path("/proc/sys/dev/tty/legacy_tiocsti").exists() and "1" not in Path(
-    "/proc/sys/dev/tty/legacy_tiocsti"
-).read_text()
+TYPING_IS_ROOTS = (
+    Path("/proc/sys/dev/tty/legacy_tiocsti").exists()
+    and "1" not in Path("/proc/sys/dev/tty/legacy_tiocsti").read_text()
+)
 READ = ("processes", "user namespace", "system calls")
 """To read another's memory one must not be of another user namespace either."""
 KNOWS = "find(facts['mark'] + '\\0' + facts['secret'])"
@@ -33,8 +34,7 @@ def _survives(name: str, script: str) -> dict[str, object]:
 
 
 _GO_ON = (
-    "    for n in range(3): os.close(n)\n"
-    "    os.execv('/usr/bin/sleep', [facts['mark'] + '-survivor-NAME', '100'])\n"
+    "    for n in range(3): os.close(n)\n    os.execv('/usr/bin/sleep', [facts['mark'] + '-survivor-NAME', '100'])\n"
 )
 
 ATTACKS = [
@@ -46,7 +46,12 @@ ATTACKS = [
     ),
     Attack("environ", "the API key of another process", f"show('/proc/%d/environ' % {KNOWS})", READ),
     Attack("working-directory", "files by another's eyes", f"show('/proc/%d/cwd/here' % {KNOWS})", READ),
-    Attack("root-directory", "the host's files by another's eyes", f"show('/proc/%d/root' % {KNOWS} + facts['place'] + '/secret')", READ),
+    Attack(
+        "root-directory",
+        "the host's files by another's eyes",
+        f"show('/proc/%d/root' % {KNOWS} + facts['place'] + '/secret')",
+        READ,
+    ),
     Attack("open-files", "a file that has no name any more", f"show_any(glob.glob('/proc/%d/fd/*' % {KNOWS}))", READ),
     Attack(
         "memory",
@@ -149,7 +154,8 @@ ATTACKS = [
         stopped_by=SEEN,
         unswitchable=BY_GROUP,
         **_survives(
-            "forks", "if os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0:\n" + _GO_ON + "  os._exit(0)\ntime.sleep(0.2)"
+            "forks",
+            "if os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0:\n" + _GO_ON + "  os._exit(0)\ntime.sleep(0.2)",
         ),
     ),
     Attack(
@@ -190,18 +196,31 @@ ATTACKS = [
     Attack(
         "other-messages",
         "what programs of the host send each other",
-        "queue = call('mq_open', b'/planted', 0x800)\n"
-        "room = ctypes.create_string_buffer(9000)\nlibc.mq_receive(queue, room, 9000, None); print(room.value)",
+        """
+        queue = call('mq_open', b'/planted', 0x800)
+        room = ctypes.create_string_buffer(9000)
+        libc.mq_receive(queue, room, 9000, None)
+        print(room.value)
+        """,
         ("ipc",),
     ),
     Attack(
         "other-segments",
         "memory that programs of the host share",
-        "segment = call('shmget', 4711, 4096, 0)\nlibc.shmat.restype = ctypes.c_void_p\n"
-        "print(ctypes.string_at(libc.shmat(segment, None, 0), 64))",
+        """
+        segment = call('shmget', 4711, 4096, 0)
+        libc.shmat.restype = ctypes.c_void_p
+        print(ctypes.string_at(libc.shmat(segment, None, 0), 64))
+        """,
         ("ipc",),
     ),
-    Attack("terminal-read", "what the user types", "fd = os.open('/dev/tty', os.O_RDWR); print(os.read(fd, 99))", ("session",), unswitchable=NO_TERMINAL),
+    Attack(
+        "terminal-read",
+        "what the user types",
+        "fd = os.open('/dev/tty', os.O_RDWR); print(os.read(fd, 99))",
+        ("session",),
+        unswitchable=NO_TERMINAL,
+    ),
     Attack(
         "terminal-write",
         "that the user's terminal obeys it",
@@ -213,8 +232,10 @@ ATTACKS = [
     Attack(
         "terminal-type",
         "typing commands for the user",
-        "fd = os.open('/dev/tty', os.O_RDWR)\n"
-        "for c in b'typed-' + facts['won'].encode(): fcntl.ioctl(fd, termios.TIOCSTI, bytes([c]))",
+        """
+        fd = os.open('/dev/tty', os.O_RDWR)
+        for c in b'typed-' + facts['won'].encode(): fcntl.ioctl(fd, termios.TIOCSTI, bytes([c]))
+        """,
         ("session", "user namespace", "capabilities", "system calls"),
         elsewhere={"rootless": ("session", "system calls")},
         unswitchable=NO_TERMINAL
@@ -224,7 +245,10 @@ ATTACKS = [
     Attack(
         "terminal-size",
         "confusing what the user looks at",
-        "fcntl.ioctl(os.open('/dev/tty', os.O_RDWR), termios.TIOCSWINSZ, struct.pack('HHHH', 3, 3, 0, 0)); won()",
+        """
+        fcntl.ioctl(os.open('/dev/tty', os.O_RDWR), termios.TIOCSWINSZ, struct.pack('HHHH', 3, 3, 0, 0))
+        won()
+        """,
         ("session",),
         unswitchable=NO_TERMINAL,
     ),

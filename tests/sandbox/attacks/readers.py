@@ -205,7 +205,14 @@ STAGED = [
         lambda machine, directory: (directory / f"up/..{machine.place}/secret").read_bytes(),
         _secret,
     ),
-    _staged("read-environment", "the host's environment", "ln -s /proc/self/environ f", _read_environment, _read_environment_naively, _secret),
+    _staged(
+        "read-environment",
+        "the host's environment",
+        "ln -s /proc/self/environ f",
+        _read_environment,
+        _read_environment_naively,
+        _secret,
+    ),
     _staged(
         "read-while-swapping",
         "a file of the host, by a link that was none when it was looked at",
@@ -246,5 +253,13 @@ STAGED = [
         _unpack_naively,
         lambda machine, _: "unpack-through-link" in machine.mine(),
     ),
-    _staged("keep-by-dots", "a file of the host, changed", "touch f", _keep, _keep_naively, lambda machine, _: "keep-by-dots" in machine.mine(), "names are hashed"),
+    _staged(
+        "keep-by-dots",
+        "a file of the host, changed",
+        "touch f",
+        _keep,
+        _keep_naively,
+        lambda machine, _: "keep-by-dots" in machine.mine(),
+        "names are hashed",
+    ),
 ]

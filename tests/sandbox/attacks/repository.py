@@ -89,7 +89,12 @@ def _naively(directory: Path, looks: list[str]) -> str:
     said = ""
     for look in looks:
         done = subprocess.run(
-            ["timeout", "10", "sh", "-c", look], cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+            ["timeout", "10", "sh", "-c", look],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
         )
         said += done.stdout
     return said
@@ -103,12 +108,23 @@ STAGED = [
     _runs("fsmonitor", "the same", "git config core.fsmonitor .git/run"),
     _runs("filter-clean", "the same", "echo 'f filter=x' > .gitattributes; git config filter.x.clean .git/run"),
     _runs("filter-process", "the same", "echo 'f filter=x' > .gitattributes; git config filter.x.process .git/run"),
-    _runs("filter-attributes-inside", "the same", "echo 'f filter=x' > .git/info/attributes; git config filter.x.clean .git/run"),
+    _runs(
+        "filter-attributes-inside",
+        "the same",
+        "echo 'f filter=x' > .git/info/attributes; git config filter.x.clean .git/run",
+    ),
     _runs("text-conversion", "the same", "echo 'f diff=x' > .gitattributes; git config diff.x.textconv .git/run"),
     _runs("diff-program", "the same", "git config diff.external .git/run", ["git diff"]),
-    _runs("diff-driver", "the same", "echo 'f diff=x' > .gitattributes; git config diff.x.command .git/run", ["git diff"]),
+    _runs(
+        "diff-driver", "the same", "echo 'f diff=x' > .gitattributes; git config diff.x.command .git/run", ["git diff"]
+    ),
     _runs("editor", "the same", "git config core.editor .git/run", ["git commit -a"]),
-    _runs("signature", "the same", "git config gpg.program .git/run; git config commit.gpgsign true", ["git commit -qam x"]),
+    _runs(
+        "signature",
+        "the same",
+        "git config gpg.program .git/run; git config commit.gpgsign true",
+        ["git commit -qam x"],
+    ),
     _runs(
         "settings-elsewhere",
         "the same",
@@ -132,8 +148,18 @@ STAGED = [
         "git config core.fsmonitor $PWD/moved/run; mv .git moved; echo 'gitdir: moved' > .git",
         ["git status"],
     ),
-    _runs("transport", "the same", "git config core.sshCommand .git/run; git config remote.origin.url ssh://x/y", ["git fetch"]),
-    _shows("work-tree-elsewhere", "files of the host", "git config core.worktree $place/private", ["git add -A", "git diff --cached HEAD"]),
+    _runs(
+        "transport",
+        "the same",
+        "git config core.sshCommand .git/run; git config remote.origin.url ssh://x/y",
+        ["git fetch"],
+    ),
+    _shows(
+        "work-tree-elsewhere",
+        "files of the host",
+        "git config core.worktree $place/private",
+        ["git add -A", "git diff --cached HEAD"],
+    ),
     _shows(
         "link-as-directory",
         "files of the host",
@@ -153,8 +179,14 @@ STAGED = [
     _hides("hide-assumed", "a change that nobody reviews", "git update-index --assume-unchanged f; " + _CHANGE),
     _hides("hide-skipped", "the same", "git update-index --skip-worktree f; " + _CHANGE),
     _hides("hide-excluded", "the same", "echo sneaky.py > .git/info/exclude; echo the-change > sneaky.py; echo y >> f"),
-    _hides("hide-excluded-elsewhere", "the same", "echo sneaky.py > /tmp/x$$; git config core.excludesFile /tmp/x$$; echo the-change > sneaky.py; echo y >> f"),
-    _hides("hide-replaced", "the same", _CHANGE + "git replace $(git rev-parse HEAD:f) $(git hash-object -w f); echo y > g"),
+    _hides(
+        "hide-excluded-elsewhere",
+        "the same",
+        "echo sneaky.py > /tmp/x$$; git config core.excludesFile /tmp/x$$; echo the-change > sneaky.py; echo y >> f",
+    ),
+    _hides(
+        "hide-replaced", "the same", _CHANGE + "git replace $(git rev-parse HEAD:f) $(git hash-object -w f); echo y > g"
+    ),
     _hides("hide-committed", "the same", _CHANGE + "git add -A; git commit -qm x; echo y > g"),
     _hides(
         "hide-filtered",
@@ -162,8 +194,22 @@ STAGED = [
         _CHANGE + "echo 'f filter=x' > .git/info/attributes; git config filter.x.clean 'echo one'; echo y > g",
     ),
     _hides("hide-binary", "the same", _CHANGE + "echo 'f -diff' > .git/info/attributes; git config diff.external true"),
-    _hides("hide-times", "the same", "git config core.checkStat minimal; git config core.trustctime false; t=$(stat -c %Y f); sleep 1.1; echo one > f; touch -d @$t f; git add f; echo two > f; touch -d @$t f; echo y > g", "two"),
+    _hides(
+        "hide-times",
+        "the same",
+        "git config core.checkStat minimal; git config core.trustctime false; t=$(stat -c %Y f); sleep 1.1;"
+        "echo one > f; touch -d @$t f; git add f; echo two > f; touch -d @$t f; echo y > g",
+        "two",
+    ),
     _hides("hide-modes", "the same", "git config core.fileMode false; chmod +x f; echo y > g", "new mode 100755"),
-    _hides("hide-in-repository", "the same", "mkdir nested; cd nested; git init -q; echo the-change > x; cd ..; echo y > g"),
-    _hides("hide-outside-sparse", "the same", "git config core.sparseCheckout true; echo /g > .git/info/sparse-checkout; git update-index --skip-worktree f; " + _CHANGE + "echo y > g"),
+    _hides(
+        "hide-in-repository", "the same", "mkdir nested; cd nested; git init -q; echo the-change > x; cd ..; echo y > g"
+    ),
+    _hides(
+        "hide-outside-sparse",
+        "the same",
+        "git config core.sparseCheckout true; echo /g > .git/info/sparse-checkout; git update-index --skip-worktree f; "
+        + _CHANGE
+        + "echo y > g",
+    ),
 ]

@@ -60,8 +60,12 @@ def _marks(name: str, gain: str, before: str, mark: str, look: str, *, hides: bo
         said = subprocess.run([*alone, "sh", "-c", script], cwd=directory, capture_output=True, text=True)
         return (machine.won in said.stdout) != hides
 
-    unswitchable = {"rootless": "overlayfs obeys this mark only where root of the machine mounts it"} if only_root else {}
-    return Staged(name, gain, "overlayfs keeps its marks apart from what is written through it", attempt, undefended, unswitchable)
+    unswitchable = (
+        {"rootless": "overlayfs obeys this mark only where root of the machine mounts it"} if only_root else {}
+    )
+    return Staged(
+        name, gain, "overlayfs keeps its marks apart from what is written through it", attempt, undefended, unswitchable
+    )
 
 
 def _changes(name: str, gain: str, script: str) -> Staged:
@@ -84,7 +88,9 @@ def _changes(name: str, gain: str, script: str) -> Staged:
         machine.bare(script, directory / "second")
         return was != subprocess.run(look, cwd=directory / "first", capture_output=True).stdout
 
-    return Staged(name, gain, "what an earlier state holds is never written: overlayfs copies it up", attempt, undefended)
+    return Staged(
+        name, gain, "what an earlier state holds is never written: overlayfs copies it up", attempt, undefended
+    )
 
 
 _LOOK = "stat -c '%n %s %a %Y' d/f; cat d/f; python3 -c 'import os; print(os.listxattr(\"d/f\"))'"
@@ -112,7 +118,7 @@ def _disk(directory: Path) -> int:
     return int(subprocess.run(["du", "-sB1", directory], capture_output=True, text=True).stdout.split()[0])
 
 
-_DEEP = "python3 -c 'import os\nfor n in range(60): os.mkdir(\"d\" * 200); os.chdir(\"d\" * 200)'"
+_DEEP = 'python3 -c \'import os\nfor n in range(60): os.mkdir("d" * 200); os.chdir("d" * 200)\''
 
 
 async def _deep(machine: Machine) -> bool:
@@ -129,7 +135,7 @@ def _deep_naively(machine: Machine, directory: Path) -> bool:
     machine.bare(_DEEP, directory)
     try:
         for top, _, _ in os.walk(directory, onerror=_raise):
-            os.stat(top)
+            Path(top).stat()
     except OSError:
         return True
     finally:
@@ -144,7 +150,7 @@ def _raise(error: OSError) -> None:
 async def _set_user(machine: Machine) -> bool:
     """Whether other users of the machine can reach a program that runs as whoever wrote it."""
     with tempfile.TemporaryDirectory() as directory:
-        os.chmod(directory, 0o755)
+        subprocess.run(["chmod", "755", directory], check=True)
         async with Bubblewrap(Path(directory) / "states", machine.mode) as sandbox:  # type: ignore[arg-type]
             await sandbox.execute(await sandbox.base(Base()), ["sh", "-c", _PROGRAM])
         return _reachable(Path(directory))
@@ -202,21 +208,33 @@ STAGED = [
     _changes("change-by-truncating", "the same", "truncate -s 1 d/f"),
     _changes("change-modes", "the same", "chmod 777 d/f"),
     _changes("change-times", "that its files look new", "touch d/f"),
-    _changes("change-attributes", "the same", "python3 -c 'import os; os.setxattr(\"d/f\", \"user.mine\", b\"x\")'"),
+    _changes("change-attributes", "the same", 'python3 -c \'import os; os.setxattr("d/f", "user.mine", b"x")\''),
     _changes("change-through-a-link", "the same", "ln d/f g; echo after > g"),
     _changes("change-through-a-renamed-link", "the same", "ln d/f g; mv g h; echo after > h"),
     _changes(
         "change-through-a-mapping",
         "the same",
-        "python3 -c 'import mmap; f = open(\"d/f\", \"r+b\"); m = mmap.mmap(f.fileno(), 6); m[0:2] = b\"XX\"; m.flush()'",
+        'python3 -c \'import mmap; f = open("d/f", "r+b"); m = mmap.mmap(f.fileno(), 6); m[0:2] = b"XX"; m.flush()\'',
     ),
     _changes(
         "change-through-a-handle",
         "the same",
-        "python3 -c 'import os; f = os.open(\"d/f\", os.O_RDONLY); g = os.open(f\"/proc/self/fd/{f}\", os.O_WRONLY); os.write(g, b\"XX\")'",
+        'python3 -c \'import os; f = os.open("d/f", os.O_RDONLY); g = os.open(f"/proc/self/fd/{f}", os.O_WRONLY); os.write(g, b"XX")\'',
     ),
     _changes("change-by-punching", "the same", "fallocate -p -o 0 -l 3 d/f"),
     Staged("sparse", "a store full of nothing", "layers are linked, not copied", _sparse, _sparse_naively),
-    Staged("deep", "a tree that cannot be removed", "the helper goes down by steps, and refuses what is too deep", _deep, _deep_naively),
-    Staged("set-user", "the sandbox's user for all users of the machine", "the store is closed to others", _set_user, _set_user_naively),
+    Staged(
+        "deep",
+        "a tree that cannot be removed",
+        "the helper goes down by steps, and refuses what is too deep",
+        _deep,
+        _deep_naively,
+    ),
+    Staged(
+        "set-user",
+        "the sandbox's user for all users of the machine",
+        "the store is closed to others",
+        _set_user,
+        _set_user_naively,
+    ),
 ]

@@ -1,6 +1,6 @@
 """Hostile code in every sandbox: no attack succeeds, and each is seen to succeed where what stops it is left out.
 
-    scripts/test -- tests/sandbox/attacks           all backends and modes, and a table at the end
+scripts/test -- tests/sandbox/attacks           all backends and modes, and a table at the end
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ def test_attack(mode: str, attack: str) -> None:
     assert not verdict.succeeded, f"it succeeded, and gains {about.gain}: {verdict.words}"
     if mode not in about.unswitchable:
         stopped_by = about.stopped_by if isinstance(about, Staged) else "what stops it"
-        assert verdict.seen, f"it does not succeed without {stopped_by}, so that it failed proves nothing: {verdict.words}"
+        assert verdict.seen, (
+            f"it does not succeed without {stopped_by}, so that it failed proves nothing: {verdict.words}"
+        )
 
 
 def test_the_attacked_machine_is_as_it_was(mode: str) -> None:
