@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -146,14 +147,39 @@ async def _passed(machine: Machine, flood: Flood, limits: Limits, off: Sequence[
     return done.outcome == "finished" and machine.won in done.text and not done.dropped
 
 
+_TARGETS = (
+    "/",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/dev/shm",
+    "/run",
+    "/tmp",
+    "/mnt",
+    "/usr",
+    "/etc",
+    "/etc/shadow",
+    "/root",
+    "/srv",
+)
+
+
+def _is_ours(mounted: str, place: Path) -> bool:
+    """Others on this machine mount things too."""
+    return mounted in _TARGETS or mounted.startswith(str(place))
+
+
 def _snapshot(machine: Machine) -> dict[str, object]:
-    """What an attacker should not have changed: the mounts seen from here, planted files and processes, who was spoken to."""
+    """What nobody should have changed: mounts and control groups seen from here, planted files and processes."""
     place = machine.place
     kept = [path for path in sorted(place.rglob("*")) if path.is_file() and "states" not in path.parts]
     left = ("planted.json", "terminal")
     files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept if path.name not in left}
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    groups = [path for path in Path("/sys/fs/cgroup").rglob("*/") if not re.search("runoff-|docker", str(path))]
     return {
         **files,
-        "mounts": [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()],
-        "processes": sorted((path / "cmdline").read_bytes() for path in machine.processes(machine.mark)),
+        **{str(path): "is there" for path in groups},
+        **{f"mounts at {path}": mounts.count(path) for path in {*mounts, *_TARGETS} if _is_ours(path, place)},
+        **{str((path / "cmdline").read_bytes()): "runs" for path in machine.processes(machine.mark)},
     }

@@ -87,6 +87,7 @@ FLOODS = [
         got = b""
         while len(got) < 6:
             got += os.read(read, 9)
+        time.sleep(1)
         won()
         """,
         **MEMORY,

