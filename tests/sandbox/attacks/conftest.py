@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.sandbox.attacks.attack import Attack
 from tests.sandbox.attacks.battery import CATEGORIES, EVERY, chosen
+
+HEAVY = ("hostile repositories", "patches and archives")
 
 
 @pytest.fixture(
@@ -23,10 +26,15 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """An execution through Docker takes a second: what is tried against the same code under bubblewrap is for --full."""
+    """What takes long, and tries code that is the same under every backend, is tried under one of them; and `--full` all."""
     for item in items:
         params = _params(item)
-        if params.get("mode") == "docker" and "attack" in params and not isinstance(EVERY[params["attack"]], Attack):
+        if "attack" not in params:
+            continue
+        name, under = params["attack"], params["mode"]
+        heavy = any(attack.name == name for category in HEAVY for attack in CATEGORIES[category])
+        twice = heavy and under == "rootless" and os.geteuid() == 0
+        if twice or (under == "docker" and not isinstance(EVERY[name], Attack)):
             item.add_marker("full")
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -82,10 +83,11 @@ class DockerMachine(Machine):
         if done.returncode:
             raise AssertionError(done.stderr)
         container = done.stdout.strip()
-        for _ in range(100):
-            if (self.place / "planted.json").exists():
-                break
-            subprocess.run(["sleep", "0.05"])
+        until = time.monotonic() + 60
+        while not (self.place / "planted.json").exists():
+            if time.monotonic() > until:
+                raise AssertionError("the planted machine does not begin")
+            time.sleep(0.02)
         subprocess.run(
             ["docker", "exec", container, "sh", "-c", f"echo {self.secret} > /dev/shm/other"],
             check=True,

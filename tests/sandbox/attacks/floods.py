@@ -52,8 +52,10 @@ FLOODS = [
         os.write(write, b".")
         if os.getpid() != first:
             signal.pause()
-        time.sleep(0.5)
-        if len(os.read(read, 999)) > 100:
+        count = 0
+        while count <= 100 and select.select([read], [], [], 1)[0]:  # none for a second: there will be no more
+            count += len(os.read(read, 999))
+        if count > 100:
             won()
         """.replace("read, write", "first = os.getpid()\n        read, write", 1),
         **PROCESSES,
