@@ -1,4 +1,4 @@
-"""What code in a sandbox cannot see or reach, and what a hostile state cannot make the host do."""
+"""What a sandbox shows: its files, its processes, its user. What hostile code tries is in attacks/."""
 
 from __future__ import annotations
 
@@ -8,42 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from runoff.sandbox.bubblewrap import Bubblewrap
 from runoff.sandbox.protocol import Base, Refused, Sandbox, State
 
 
 async def out(sandbox: Sandbox, state: State, script: str) -> str:
     return (await sandbox.execute(state, ["sh", "-c", script], freeze=False)).text
-
-
-async def test_the_hosts_network_cannot_be_reached(sandbox: Sandbox) -> None:
-    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"the host")
-        writer.close()
-
-    base = await sandbox.base(Base())
-    server = await asyncio.start_server(greet, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    connect = f"python3 -c 'import socket; print(socket.create_connection((\"127.0.0.1\", {port}), 3).recv(9))'"
-    async with server:
-        assert "refused" in await out(sandbox, base, connect)
-        outside = await asyncio.create_subprocess_shell(connect, stdout=asyncio.subprocess.PIPE)
-        assert b"the host" in (await outside.communicate())[0], "so the test can fail"
-    assert (await out(sandbox, base, "tail -n +3 /proc/net/dev | cut -d: -f1")).split() == ["lo"]
-
-
-async def test_no_environment_and_no_path_of_the_host(
-    mode: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("API_KEY", "s3cret")
-    async with Bubblewrap(tmp_path / "later", mode) as later:  # type: ignore[arg-type]
-        base = await later.base(Base())
-        seen = await out(later, base, "cat /proc/[0-9]*/environ | tr '\\0' '\\n'; cat /proc/self/mountinfo")
-        names = {line.split("=")[0] for line in (await out(later, base, "env")).splitlines()}
-    assert "PATH=/env/bin" in seen
-    assert "s3cret" not in seen
-    assert str(tmp_path) not in seen
-    assert names == {"PATH", "HOME", "LANG", "PWD"}
 
 
 async def test_no_files_and_no_processes_of_the_host(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -99,16 +68,6 @@ async def test_bound_directories_are_read_only_and_the_rest_of_theirs_is_hidden(
     for wrong in ("/proc/self", "/nowhere/at/all", "relative", "/usr/../root"):
         with pytest.raises(Refused, match="cannot bind"):
             await sandbox.base(Base(binds=(wrong,)))
-
-
-async def test_a_link_to_a_host_file_leads_to_the_sandboxs_own(sandbox: Sandbox) -> None:
-    base = await sandbox.write(await sandbox.base(Base()), {"/testbed/f": b"harmless"})
-    done = await sandbox.execute(base, ["ln", "-sf", "/etc/passwd", "/testbed/f"])
-    assert done.after
-    assert (await sandbox.read(done.after, "/testbed/f")).startswith(b"root:x:0:0:root:/root:/bin/sh\nuser:")
-    assert b"user:" in await sandbox.read(done.after, "/testbed/f")
-    written = await sandbox.write(await sandbox.write(done.after, {"/testbed/f": None}), {"/testbed/f": b"again"})
-    assert await sandbox.read(written, "/testbed/f") == b"again"
 
 
 async def test_a_state_cannot_say_where_the_host_mounts(sandbox: Sandbox, tmp_path: Path) -> None:
