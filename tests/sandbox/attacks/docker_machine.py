@@ -10,14 +10,14 @@ import json
 import os
 import shutil
 import subprocess
-import time
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from runoff.sandbox.dockerbackend import Docker
+from runoff.sandbox.docker.backend import Docker
 from runoff.sandbox.protocol import Base, Execution, Limits, State
 from tests.sandbox.attacks.machine import HERE, Machine
 
