@@ -5,12 +5,13 @@ in the upper directory, which is walked while hostile code writes there. So the 
 follows no link, and opens nothing but directories.
 """
 
-# ruff: noqa: PTH208
+# ruff: noqa: PTH116, PTH208
 # Paths are short strings, see cell.py.
 from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -45,7 +46,7 @@ class Watch:
         self._first, self._limits, self._group, self._has_room = first, limits, group, has_room
         self._every = LOOK if "memory" in group.holds else LOOK_AT_MEMORY
         self._look_at_processes = not {"memory", "cpuacct"} <= group.holds
-        self._written = Written(upper, limits["disk"], limits["files"])
+        self._written = Written(upper, limits["disk"], limits["files"], lambda: unlinked(first))
         self.due = time.monotonic() + self._every
 
     def look(self) -> str:
@@ -134,8 +135,11 @@ def shares(processes: list[Process]) -> tuple[int, int]:
 class Written:
     """How much lies in a directory: a cheap look at the file system first, and a walk if it could be too much."""
 
-    def __init__(self, top: str, most_bytes: int, most_files: int) -> None:
-        self._top, self._most = top, (most_bytes, most_files)
+    def __init__(
+        self, top: str, most_bytes: int, most_files: int, unseen: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    ) -> None:
+        self._top, self._most, self._unseen = top, (most_bytes, most_files), unseen
+        self._nameless = (0, 0)
         self._left, self._free = self._most, _free()
         self._walk: Iterator[tuple[int, int]] | None = None
         self._seen, self._walked, self._pause = (0, 0), time.monotonic(), _WALK_AT_LEAST_EVERY
@@ -150,9 +154,10 @@ class Written:
             if not self._could_be_over():
                 return ""
             self._walked, self._free, self._walk = time.monotonic(), _free(), walk(self._top)
+            self._nameless = self._unseen()
         seen = next(self._walk, None)
         if seen:
-            self._seen = seen
+            self._seen = (seen[0] + self._nameless[0], seen[1] + self._nameless[1])
             return self._over()
         self._walk = None
         self._left = (self._most[0] - self._seen[0], self._most[1] - self._seen[1])
@@ -175,6 +180,21 @@ class Written:
 
     def _over(self) -> str:
         return "disk" if self._seen[0] > self._most[0] else "files" if self._seen[1] > self._most[1] else ""
+
+
+def unlinked(first: int | None) -> tuple[int, int]:
+    """Bytes on the disk and count of the files without a name that processes below process 1 hold open."""
+    found = dict[int, int]()
+    with suppress(OSError):
+        here = os.stat(f"/proc/{first}/root").st_dev
+        for process in tree(first):
+            with suppress(OSError):
+                for name in os.listdir(f"/proc/{process.number}/fd"):
+                    with suppress(OSError):
+                        status = os.stat(f"/proc/{process.number}/fd/{name}")
+                        if status.st_nlink == 0 and status.st_dev == here and stat.S_ISREG(status.st_mode):
+                            found[status.st_ino] = status.st_blocks * 512
+    return sum(found.values()), len(found)
 
 
 def walk(top: str) -> Iterator[tuple[int, int]]:
