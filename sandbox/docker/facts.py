@@ -51,7 +51,9 @@ def table(info: Mapping[str, Any]) -> list[Held]:
         Held(
             limit="system calls",
             how="enforced" if seccomp else "not held",
-            detail="the engine's default seccomp profile" if seccomp else "the engine was built without seccomp",
+            detail="some 60 are refused by seccomp, as under bubblewrap"
+            if seccomp
+            else "the engine was built without seccomp",
         ),
         Held(
             limit="rights",

@@ -125,15 +125,14 @@ class DockerMachine(Machine):
             ]
         if "devices" in off:
             host["Devices"] = [{"PathOnHost": "/dev/kmsg", "PathInContainer": "/dev/kmsg", "CgroupPermissions": "r"}]
-        if "system calls" in off:
-            options.append("seccomp=unconfined")
+        if off & {"system calls", "bubblewrap"}:
+            options = [o for o in options if not o.startswith("seccomp=")] + ["seccomp=unconfined"]
         if "masks" in off:
             host |= {"MaskedPaths": [], "ReadonlyPaths": []}
         if "capabilities" in off:
             host |= {"CapDrop": [], "CapAdd": _capabilities()}
         if "bubblewrap" in off:
             host |= {"MaskedPaths": [], "ReadonlyPaths": [], "CgroupnsMode": "host"}
-            options.append("seccomp=unconfined")
             binds.append(f"{place}/exposed:{place}/exposed:ro")
         return host | {"SecurityOpt": options, "Binds": binds}
 
