@@ -50,7 +50,7 @@ def _rows(mode: Mode, facts: Facts) -> Iterator[tuple[str, str, str]]:
         yield (
             "memory",
             "watched",
-            "looked at every 0.1 s, passed by what is allocated in that time (measured: 10 MiB of 200, at 2 GiB/s 200); "
+            "looked at every 0.1 s, passed by what is allocated in that time (measured: 10 MiB of 200); "
             "a process by itself cannot pass it; buffers in pipes and sockets are not seen; "
             "address sanitizers cannot start",
         )
@@ -60,8 +60,8 @@ def _rows(mode: Mode, facts: Facts) -> Iterator[tuple[str, str, str]]:
         else "by the processes' own count; not what a parent ignored to wait for"
     )
     yield "cpu_seconds", "watched", f"{_EVERY} {by}: passed by 0.25 s on each core; a process by itself by 2 s"
-    yield "disk", "watched", f"{_EVERY}: passed by what can be written in that time (measured: 90 MiB on a slow disk)"
-    yield "files", "watched", f"{_EVERY}: passed by what can be made in that time (measured: 1,300)"
+    yield "disk", "watched", f"{_EVERY}: passed by what can be written in that time (up to 122 MiB measured)"
+    yield "files", "watched", f"{_EVERY}: passed by what can be made in that time (up to 1,500 measured)"
     yield "file_size", "enforced", "a write beyond it fails"
     if "pids" in facts.controllers:
         yield "processes", "enforced", group
