@@ -35,9 +35,11 @@ def remedy(mode: Mode, facts: Facts) -> str | None:
     """What would enforce the limits in total that are only watched."""
     if "memory" in facts.controllers:
         return None
+    watched = f"limits in total are watched, for no control group can be made here ({facts.why})"
     if mode == "rootless":
-        return "limits in total are enforced when run by `systemd-run --user --scope --property=Delegate=yes runoff …`"
-    return f"limits in total are watched, for no control group can be made here ({facts.why})"
+        by = "`systemd-run --user --scope --property=Delegate=yes runoff …`"
+        return f"{watched}; they are enforced when run by {by}, where systemd manages control groups of version 2"
+    return watched
 
 
 def _rows(mode: Mode, facts: Facts) -> Iterator[tuple[str, str, str]]:
