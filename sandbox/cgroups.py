@@ -323,6 +323,9 @@ def _write(path: str, text: str) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(handle, text.encode())
+    except OSError as error:
+        error.filename = path  # the kernel's no is to writing: only opening names the file by itself
+        raise
     finally:
         os.close(handle)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from runoff.sandbox import cgroups
 from runoff.sandbox.bubblewrap import Bubblewrap
-from runoff.sandbox.held import Facts, rows
+from runoff.sandbox.held import Facts, remedy, rows
 from runoff.sandbox.protocol import Base, Execution, Limits, Sandbox
 
 MIB = 1 << 20
@@ -173,6 +174,17 @@ def test_the_page_on_security_shows_the_table() -> None:
         cells = [f"{each.how}: {each.detail}" for each in (row, other)]
         line = f"| {row.limit} | {cells[0]} | {'the same' if cells[0] == cells[1] else cells[1]} |"
         assert line in page, f"docs/security.md should say\n{line}"
+
+
+def test_who_has_no_control_groups_hears_why_and_what_helps() -> None:
+    file = "/proc/self/oom_score_adj"  # like a control group's: it opens, and refuses what is written
+    with pytest.raises(OSError, match="oom_score_adj") as refused:
+        cgroups._write(file, "99999")
+    assert refused.value.filename == file
+    assert remedy("rootless", WITH) is None
+    assert "Delegate" not in (remedy("root", WITHOUT) or "")
+    for words in (WITHOUT.why, "`systemd-run --user --scope --property=Delegate=yes runoff …`"):
+        assert words in (remedy("rootless", WITHOUT) or "")
 
 
 @pytest.mark.needs_root
