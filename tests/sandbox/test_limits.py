@@ -145,7 +145,10 @@ async def test_a_tree_that_moves_while_it_is_measured(sandbox: Bubblewrap, tmp_p
 
 
 async def test_processes_and_threads_are_limited_in_total(sandbox: Bubblewrap) -> None:
-    threads = "import threading, time\nfor n in range({0}): threading.Thread(target=time.sleep, args=[.3]).start()"
+    threads = (
+        "import os, threading, time\n"
+        "for n in range({0}): threading.Thread(target=time.sleep, args=[60], daemon=True).start()\nos._exit(0)"
+    )
     assert "can't start new thread" in (await python(sandbox, threads.format(40), Limits(processes=30))).text
     assert how(await python(sandbox, threads.format(25), Limits(processes=30))) == ("finished", None, 0)
     bomb = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"
