@@ -59,9 +59,7 @@ def settle(root: str, mode: str | None) -> str | None:
                 there = set(os.listdir(root)) - {"lock", "collecting", "lost+found"}
                 if there and not any(map(LAYER.fullmatch, there)):
                     raise Unusable(f"{root} is not empty and holds no states", _OTHER)
-                with open(f"{root}/version.new", "w") as file:
-                    file.write(text)
-                os.rename(f"{root}/version.new", f"{root}/version")
+                _write_version(root, text)
     try:
         with open(f"{root}/version", "rb") as file:
             said = file.read(100).decode("ascii", "replace")
@@ -74,8 +72,24 @@ def settle(root: str, mode: str | None) -> str | None:
     if int(found[1]) > FORMAT:
         raise Unusable(_newer(root, found[1]), _OTHER)
     if mode and found[2] != mode:
+        with locked(root, alone=True):
+            if _is_new(root):  # whoever made it could not start, and this one may
+                _write_version(root, text)
+                return mode
         raise Unusable(f"the states at {root} were made by the {found[2]} sandbox, this is the {mode} one", _OTHER)
     return found[2]
+
+
+def _write_version(root: str, text: str) -> None:
+    with open(f"{root}/version.new", "w") as file:
+        file.write(text)
+    os.rename(f"{root}/version.new", f"{root}/version")
+
+
+def _is_new(root: str) -> bool:
+    """Whether it holds nothing but what starting a sandbox makes."""
+    names = os.listdir(f"{root}/names") if os.path.isdir(f"{root}/names") else []
+    return not names and not any(LAYER.fullmatch(name) and not name.startswith("b") for name in os.listdir(root))
 
 
 def session_name() -> str:
