@@ -68,7 +68,7 @@ class DockerMachine(Machine):
         plan = json.dumps(self._plan() | {"binds": {}})
         done = subprocess.run(
             [
-                *("docker", "run", "--detach", "--label", f"{_LABEL}={self.mark}", "--network", "none"),
+                *("docker", "run", "--rm", "--detach", "--label", f"{_LABEL}={self.mark}", "--network", "none"),
                 *("--label", "runoff.owner="),  # not that of whoever made the image, who would remove it
                 *("--ipc", "shareable", "--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN"),
                 *("--security-opt", "seccomp=unconfined", "--user", "0:0"),
