@@ -92,7 +92,8 @@ def test_a_check_fails_on_the_release_as_it_is(
     store = shown[1].parent / "store"
     for one in pairs():
         source = store / "sources" / f"{one.project}-{one.version}"
-        request = {"pair": one.id, "states": str(store / "states"), "source": str(source), "patches": {"nothing": ""}}
+        request = {"pair": one.id, "states": str(store / "states"), "source": str(source)}
+        request |= {"sandbox": "auto", "patches": {"nothing": ""}}
         command = [sys.executable, "-m", "runoff.demo.grade"]
         done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=True)
         assert json.loads(done.stdout) == {"nothing": False}, one.id
