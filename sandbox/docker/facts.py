@@ -31,7 +31,12 @@ def table(info: Mapping[str, Any]) -> list[Held]:
         enforced("swap", "SwapLimit", "none", "the kernel does not count it: as much again may be swapped"),
         Held(limit="cpu_seconds", how="watched", detail=watched.format("used")),
         enforced("processors", "CpuCfsQuota", "an equal share for each slot"),
-        Held(limit="disk", how="watched", detail=watched.format("written") + "; what is frozen is measured once more"),
+        Held(
+            limit="disk",
+            how="watched",
+            detail=watched.format("written")
+            + "; what is frozen is measured once more; not seen: files deleted while they are open",
+        ),
         Held(
             limit="files",
             how="watched",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +14,7 @@ from runoff.sandbox.protocol import SandboxLost, SandboxUnavailable
 
 OWNER = "runoff.owner"
 """The label: an Owner and, after another slash, which sandbox of that process."""
+_NAMED = re.compile(r"/runoff-[0-9a-f]{16}")  # as engine.py names what it makes
 
 _OVER = 24 * 3600  # seconds after which what is dead is nobody's, whoever made it
 
@@ -61,7 +63,8 @@ def remove_containers(engine: Engine, here: Owner, *, only_look: bool = False) -
     gone = []
     for each in engine.containers(OWNER):
         over = each["State"] in ("created", "exited", "dead")
-        if _is_left(each, here, over=over):
+        ours = _NAMED.fullmatch(str(each["Names"][0]))  # a container of anyone's has its image's labels too
+        if ours and _is_left(each, here, over=over):
             gone.append(str(each["Names"][0]).strip("/"))
             if not only_look:
                 with suppress(SandboxLost):
