@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -47,7 +48,10 @@ async def collect(root: Path, wanted: Wanted) -> Report:
     try:
         out, err = await process.communicate()
     except asyncio.CancelledError:
-        process.kill()
+        with suppress(
+            ProcessLookupError
+        ):  # an OSError: it would take the cancellation's place, and be taken for a failure
+            process.kill()
         await process.wait()
         raise
     if process.returncode or not out:

@@ -15,6 +15,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -203,7 +204,8 @@ class _Skopeo:
         try:
             out, err = await process.communicate()
         except BaseException:
-            process.kill()
+            with suppress(ProcessLookupError):  # it would take the place of what happened
+                process.kill()
             await process.wait()
             raise
         if process.returncode:

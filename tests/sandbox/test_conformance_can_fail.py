@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,10 @@ BROKEN: dict[str, tuple[str, type[Whole]]] = {
         "the_environment_is_what_was_given",
         asked(env=lambda env: {"RUNOFF_CONFORMANCE_KEY": os.environ.get("RUNOFF_CONFORMANCE_KEY", "")} | (env or {})),
     ),
-    "the host's network": ("the_hosts_network_cannot_be_reached", asked(network=lambda network: True)),
+    "the host's network": (
+        "the_hosts_network_cannot_be_reached",
+        partial(Bubblewrap, mode="rootless", without=frozenset({"network"})),
+    ),
     "no standard input": ("standard_input_has_an_end_and_need_not_be_read", asked(stdin=lambda stdin: b"")),
     "limits not passed on": ("one_files_size_is_limited", asked(limits=lambda limits: Limits())),
     "calls that mix": ("executions_at_once_do_not_mix", KeepsOneCallInMind),
