@@ -169,6 +169,7 @@ def test_layers_of_an_image_stay_as_long_as_a_state_on_it(mode: str, tmp_path: P
     asyncio.run(used())
 
 
+@pytest.mark.full
 async def test_deep_images_work_and_stay_deep_no_longer_than_needed(sandbox: Bubblewrap, tmp_path: Path) -> None:
     layers = [
         layer((f"f{n}", str(n).encode()), ("d", None), (f"d/{n}", b""), (f"d/.wh.{n - 2}", b"")) for n in range(84)
