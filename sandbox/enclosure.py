@@ -38,7 +38,7 @@ SHARED_MEMORY = 256 << 20
 
 _ENVIRONMENT = {"PATH": "/env/bin:/usr/local/bin:/usr/bin:/bin", "HOME": "/home/user", "LANG": "C.UTF-8"}
 _NOT_THERE = 127
-_BUBBLEWRAPS_OWN = 2  # user namespaces that it makes by itself, the second so that no third can be made
+_BUBBLEWRAPS_OWN = 64  # user namespaces: two at a time, which the kernel counts for a while after they are gone
 
 
 class Problem(Exception):

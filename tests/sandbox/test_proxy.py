@@ -274,9 +274,7 @@ print(open("/proc/net/route").read().count(chr(10)), open("/etc/resolv.conf").re
         done = await sandbox.execute(base, ["python3", "-c", script], network=True)
     udp.close()
     said = done.stdout.decode().split()
-    assert said == ["3", "ConnectionRefusedError", "gaierror", "OSError", "PermissionError", "OSError", "1"], (
-        done.text
-    )
+    assert said == ["3", "ConnectionRefusedError", "gaierror", "OSError", "PermissionError", "OSError", "1"], done.text
     assert heard == []
 
 

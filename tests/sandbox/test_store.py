@@ -250,6 +250,8 @@ async def test_a_store_that_is_not_for_us_is_refused_in_a_line(mode: Mode, sandb
         assert "\n" not in str(told.value)
 
     right = (store / "version").read_text()
+    (store / "names").mkdir(exist_ok=True)
+    (store / "names" / "some.json").write_text("{}")  # it is in use, so its mode stays
     for text, words in (
         ("2 root\n", "newer runoff"),
         ("17 whatever that is", "newer runoff"),
