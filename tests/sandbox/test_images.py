@@ -441,3 +441,12 @@ async def test_a_real_root_file_system(sandbox: Bubblewrap, mode: str, tmp_path:
         state, ["sh", "-euc", "python3 -m venv /env && git init -q . && gcc --version && ls -la /"]
     )
     assert made.exit_code == 0, made
+
+
+async def test_no_user_namespace_can_be_made_in_an_image_either(sandbox: Bubblewrap, mode: str, tmp_path: Path) -> None:
+    """bubblewrap makes its own there, and closes the door: the filter is left out, so that nothing else can refuse it."""
+    image = Layout(tmp_path / "i", [BUSYBOX])
+    nested = "unshare -U true 2>/dev/null && echo made || echo refused"
+    for without, said in ((("seccomp",), "refused\n"), (("seccomp", "userns"), "made\n")):
+        async with Bubblewrap(tmp_path / said.strip(), mode, without=frozenset(without)) as other:  # type: ignore[arg-type]
+            assert await out(other, await imported(other, image), nested) == said
