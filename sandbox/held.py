@@ -53,7 +53,7 @@ def _rows(mode: Mode, facts: Facts) -> Iterator[tuple[str, str, str]]:
             "memory",
             "watched",
             "looked at every 0.1 s, passed by what is allocated in that time (measured: 10 MiB of 200); "
-            "a process by itself cannot pass it; buffers in pipes and sockets are not seen; "
+            "the private memory of one process cannot pass it; buffers in pipes and sockets are not seen; "
             "address sanitizers cannot start",
         )
     by = (

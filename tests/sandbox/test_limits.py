@@ -32,7 +32,7 @@ SHOWN_BY = {
     "open_files": "test_open_files_are_limited",
     "room": "test_a_full_file_system_is_nobodys_verdict",
     "/dev/shm": "test_shared_memory_counts_and_has_a_size",
-    "network": "test_the_hosts_network_cannot_be_reached",
+    "network": "the_hosts_network_cannot_be_reached",
     "system calls": "test_system_calls_that_nothing_needs_are_refused",
     "host files": "test_no_files_and_no_processes_of_the_host",
     "host processes": "test_no_files_and_no_processes_of_the_host",

@@ -101,6 +101,7 @@ FLOODS = [
         room = mmap.mmap(-1, 256 << 20)
         for n in range(0, 256 << 20, 4096):
             room[n] = 1
+        time.sleep(1)  # watched, it may be passed until the next look
         won()
         """,
         **MEMORY,
