@@ -25,7 +25,7 @@ LOOK, LOOK_AT_MEMORY = 0.25, 0.1
 DEEPEST = 1000
 """Directories in each other; a deeper tree has too many `files`, as nobody can tell what lies in it."""
 
-_WALK_AT_LEAST_EVERY = 10.0
+_WALK_AT_LEAST_EVERY = 1.0
 _ENTRIES_AT_ONCE = 2000
 _UNCOUNTABLE = 1 << 63
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
