@@ -16,8 +16,9 @@ from runoff.agent.testing import GeneratedTest, write_test
 from runoff.instance import Instance
 from runoff.recipe import Recipe
 from runoff.sandbox.protocol import Value
-from runoff.selection.elect import elect
+from runoff.selection.elect import elect, look_at
 from runoff.selection.protocol import Selection
+from runoff.selection.scaling import Look
 
 Role = Literal["relevance", "ranker", "tester", "editor", "verifier", "selector"]
 Models = Mapping[str, str]
@@ -37,6 +38,8 @@ class Outcome(Value):
     instance: Instance
     context: Ended[Context]
     samples: tuple[Sample, ...] = ()
+    looks: tuple[Look, ...] = ()
+    """Where the number of trajectories was decided on the way, each decision with its reasons."""
     selection: Selection
 
     @property
@@ -71,15 +74,14 @@ async def solve(
     shared = shared_prompt(context.value, tree, instance.statement, edits.describe(), ", ".join(environment.installed))
 
     tell("trajectories")
-    numbers = range(1, recipe.trajectories + 1)
-    samples = await settled(*(_sample(world, n, shared, tree, environment, recipe, models) for n in numbers))
+    samples, looks = await _samples(world, shared, tree, environment, recipe, models)
 
     tell("selection")
     candidates = [sample.edit.value for sample in samples if sample.edit.value]
     selection = await elect(
         world, models, shared, tree, environment, candidates, generated_tests(samples), recipe.selection
     )
-    return Outcome(instance=instance, context=context, samples=tuple(samples), selection=selection)
+    return Outcome(instance=instance, context=context, samples=tuple(samples), looks=tuple(looks), selection=selection)
 
 
 def generated_tests(samples: tuple[Sample, ...] | list[Sample]) -> list[GeneratedTest]:
@@ -90,6 +92,29 @@ def generated_tests(samples: tuple[Sample, ...] | list[Sample]) -> list[Generate
         if edited and edited.test:
             tests.append(GeneratedTest(id=edited.id, script=edited.test, output=""))
     return tests
+
+
+async def _samples(
+    world: World, shared: Message, tree: Tree, environment: Environment, recipe: Recipe, models: Models
+) -> tuple[list[Sample], list[Look]]:
+    """All trajectories together; with `scaling` a few at first, and more until a look at them says that it is enough."""
+    samples, looks, scaling = list[Sample](), list[Look](), recipe.scaling
+    wanted = scaling.first if scaling else recipe.trajectories
+    while True:
+        numbers = range(len(samples) + 1, min(wanted, recipe.trajectories) + 1)
+        samples += await settled(*(_sample(world, n, shared, tree, environment, recipe, models) for n in numbers))
+        if not scaling or len(samples) >= recipe.trajectories or any(s.edit.reason == "budget" for s in samples):
+            return samples, looks
+        candidates = [sample.edit.value for sample in samples if sample.edit.value]
+        tests = generated_tests(samples)
+        looks.append(
+            await look_at(
+                world, models, shared, tree, environment, candidates, tests, recipe.selection, scaling, len(samples)
+            )
+        )
+        if looks[-1].stop:
+            return samples, looks
+        wanted = len(samples) + scaling.step
 
 
 async def _sample(

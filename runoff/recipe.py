@@ -15,6 +15,7 @@ from runoff.agent.editing import EditingRecipe
 from runoff.agent.testing import TestingRecipe
 from runoff.sandbox.protocol import Value
 from runoff.selection.elect import SelectionRecipe
+from runoff.selection.scaling import ScalingRecipe
 
 
 class Recipe(Value):
@@ -23,6 +24,8 @@ class Recipe(Value):
     name: str = "hybrid"
     trajectories: int = Field(default=10, ge=1)
     """How many testing and editing trajectories an issue gets (parallel scaling); their `turns` are the serial scaling."""
+    scaling: ScalingRecipe | None = None
+    """Begin with a few of them and look whether more are worth it; None: all of them, whatever the first come to."""
     context: ContextRecipe = ContextRecipe()
     testing: TestingRecipe = TestingRecipe()
     editing: EditingRecipe = EditingRecipe()

@@ -225,6 +225,7 @@ def write_views(directory: RunDirectory, results: Sequence[Result], report: str)
                 "selection": outcome.selection.model_dump(mode="json"),
                 "context": outcome.context.model_dump(mode="json"),
             }
+            selection["looks"] = [look.model_dump(mode="json") for look in outcome.looks]
             selection["samples"] = [_sample(sample.model_dump(mode="json")) for sample in outcome.samples]
         text = json.dumps(selection, indent=1, sort_keys=True).encode() + b"\n"
         places = [directory.view(result.instance, "")] + ([directory.path] if len(results) == 1 else [])
