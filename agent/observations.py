@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from runoff.agent import providers
 from runoff.agent.context import tokens
-from runoff.agent.protocol import ContextOverflow, Message, Request, Sampling, observed
+from runoff.agent.protocol import ContextOverflow, Message, Request, Sampling, Tool, observed
 from runoff.agent.step import Answer, Run, Step
 from runoff.agent.verdict import capped
 from runoff.sandbox.protocol import Execution, Limits, State, Value
@@ -128,7 +128,7 @@ _VOLATILE = re.compile(
 
 class _Heard(NamedTuple):
     text: str
-    call: str | None
+    call: str
 
     @property
     def folded(self) -> str:
@@ -146,9 +146,11 @@ class View:
     cached. The opening (system message, issue, task) and the last results are never folded.
     """
 
-    def __init__(self, opening: Message, model: str, sampling: Sampling, window: int | None = None) -> None:
+    def __init__(
+        self, opening: Message, model: str, sampling: Sampling, window: int | None = None, tools: tuple[Tool, ...] = ()
+    ) -> None:
         self._opening, self._model, self._sampling = opening, model, sampling
-        self._window = window
+        self._window, self._tools = window, tools
         self._most: int | None = None
         """Tokens that a provider refused, if one did: fewer fit."""
         self._turns: list[tuple[Message, list[_Heard]]] = []
@@ -169,14 +171,13 @@ class View:
                 raise
             return await self._asked(here, "ask again")
 
-    def hear(self, text: str, call: str | None = None) -> None:
+    def hear(self, text: str, call: str = "") -> None:
         """Add an observation: a user's message, or the result of a tool call."""
-        heard = _Heard(text, call)
-        self._turns[-1][1].append(heard)
-        self.talk = self.talk.then("user", text)
+        self._turns[-1][1].append(_Heard(text, call))
+        self.talk = self.talk.then("tool" if call else "user", text, call=call)
 
     async def _asked(self, here: Step, name: str) -> Answer:
-        answer = await here.ask(name, Request(self._model, self._sampling, self.talk))
+        answer = await here.ask(name, Request(self._model, self._sampling, self.talk, self._tools))
         self._per_token *= min(max(answer.reply.usage.input / self._size(), 0.5), 2.0)
         self._turns.append((answer.conversation, []))
         self.talk = answer.conversation
@@ -209,9 +210,10 @@ class View:
         self._folded = await here.once(name, decided, tokens=self._size(), room=full)
         self.talk = self._opening
         for number, (said, heard) in enumerate(self._turns):
-            self.talk = self.talk.then("assistant", said.text)
+            self.talk = self.talk.then("assistant", said.text, calls=said.calls)
             for one in heard:
-                self.talk = self.talk.then("user", one.folded if number < self._folded else one.text)
+                text = one.folded if number < self._folded else one.text
+                self.talk = self.talk.then("tool" if one.call else "user", text, call=one.call)
         return True
 
     def _size(self, folded: int | None = None) -> int:
@@ -219,7 +221,7 @@ class View:
         folded = self._folded if folded is None else folded
         size = _tokens(self._opening)
         for number, (said, heard) in enumerate(self._turns):
-            size += tokens(said.text) + 4
+            size += tokens(said.text) + 4 + sum(tokens(call.arguments) + 8 for call in said.calls)
             size += sum(tokens(one.folded if number < folded else one.text) + 4 for one in heard)
         return round(self._per_token * size)
 

@@ -17,7 +17,6 @@ from runoff.agent.observations import AgentRecipe
 from runoff.agent.protocol import ContextOverflow, Message, Reply
 from runoff.agent.shell import read_commands, work_in_shell
 from runoff.agent.step import Ended, Step, World, trajectory
-from runoff.sandbox.protocol import Applied, Diff, Execution
 from tests.workshop import Workshop
 
 FILES: dict[str, str | bytes] = {"calc.py": "def half(n):\n    return n / 2\n", "README": "calc\n"}
@@ -250,37 +249,12 @@ STORY: Sequence[str | Exception] = (
 PATHS = [*(f"turn{n}/ask" for n in range(1, 9)), "turn8/ask again", *(f"turn{n}/ask" for n in range(9, 13))]
 
 
-class Remembering:
-    """The real sandbox, which executes the same in the same state once: the lives of a trajectory do so over and over."""
-
-    def __init__(self, sandbox: Any) -> None:
-        self._sandbox, self._known = sandbox, dict[str, Any]()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sandbox, name)
-
-    async def execute(self, *what: Any, **how: Any) -> Execution:
-        return await self._once(self._sandbox.execute, *what, **how)  # type: ignore[no-any-return]
-
-    async def apply(self, *what: Any, **how: Any) -> Applied:
-        return await self._once(self._sandbox.apply, *what, **how)  # type: ignore[no-any-return]
-
-    async def diff(self, *what: Any, **how: Any) -> Diff:
-        return await self._once(self._sandbox.diff, *what, **how)  # type: ignore[no-any-return]
-
-    async def _once(self, perform: Callable[..., Any], *what: Any, **how: Any) -> Any:
-        key = repr((perform.__name__, what, how))
-        if key not in self._known:
-            self._known[key] = await perform(*what, **how)
-        return self._known[key]
-
-
 def test_stopped_after_any_effect_it_goes_on_as_if_nothing_had_happened(workshop: Workshop, tmp_path: Path) -> None:
     """The log is cut after each of its records; the strategy, run on it again, does just what is not on record."""
     environment = workshop.environment(FILES)
     recipe = QUICK.model_copy(update={"review": True, "turns": 20})
 
-    sandbox = Remembering(workshop.sandbox)
+    sandbox = workshop.remembering()
 
     async def life(log: Path) -> tuple[Ended[Candidate], list[str]]:
         model = Scripted(dict(zip(PATHS, STORY, strict=True)))
