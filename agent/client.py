@@ -130,7 +130,7 @@ class LiteLLM:
         except Exception as error:
             failure = self._failure(request.model, error)
         else:
-            if reply.text.strip():
+            if reply.text.strip() or reply.calls:
                 gate.widen()
                 return reply
             empty.append(reply)

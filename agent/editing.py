@@ -89,7 +89,7 @@ async def make_edit(
                 left=left,
             )
         else:
-            before, after = await _try(here, environment, draft, script, recipe.seconds)
+            before, after = await try_script(here, environment, draft, script, recipe.seconds)
             told = say.ran(
                 patch=_shown(draft),
                 syntax=draft.syntax if draft else (),
@@ -135,7 +135,7 @@ async def _draft(
     return Draft(patch=patch, syntax=tuple(syntax))
 
 
-async def _try(
+async def try_script(
     here: Step, environment: Environment, draft: Draft | None, script: str | None, seconds: float
 ) -> tuple[Verdict | None, Verdict | None]:
     """What the test says of the base and of the patched code; None where there is no test, or no edit."""

@@ -96,11 +96,14 @@ class Log:
         written.add_done_callback(lambda done: done.cancelled() or done.exception())
         return written
 
-    def unwritten(self, conversation: Message) -> list[list[str]]:
-        """The messages of a conversation that are not in the file yet, oldest first, now taken as written."""
+    def unwritten(self, conversation: Message) -> list[list[Any]]:
+        """The messages of a conversation that are not in the file yet, oldest first, now taken as written.
+
+        Each is [digest, digest of the one before, role, text], and what it has to do with tools, if anything (`Message.tools`).
+        """
         new = list(takewhile(lambda m: m.digest not in self.before, conversation.back()))[::-1]
         self.before |= {m.digest: m.before.digest if m.before else "" for m in new}
-        return [[m.digest, self.before[m.digest], m.role, m.text] for m in new]
+        return [[m.digest, self.before[m.digest], m.role, m.text, *filter(None, [m.tools()])] for m in new]
 
     def reconsider(self, trajectory: str, used: set[str], path: str) -> None:
         """An effect is performed now that damage may have taken: decisions that may have come of it are made again.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Iterator
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 from runoff.sandbox.protocol import Value
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 
 class ModelError(Exception):
@@ -54,24 +55,57 @@ def observed(text: str) -> str:
     return _BEGIN + text.replace(_BEGIN, "").replace(_END, "") + _END
 
 
+class Tool(Value):
+    """Something the model may call."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    """A JSON schema of its arguments, an object."""
+
+
+class ToolCall(Value):
+    """A call the model asks for. Whoever acts on it answers with a message of role `tool` that names its `id`."""
+
+    id: str
+    """Unique in its reply."""
+    name: str
+    arguments: str
+    """JSON as the model wrote it: it may be no JSON at all, and the tool may not exist."""
+
+
 class Message:
     """The last message of a conversation. It only grows, and the digest with it: a long prefix is hashed and kept once.
 
     `digest` covers every byte of the conversation so far. `shape` covers the same without what executions printed
     (see `observed`): two conversations of one shape were rendered by the same prompts from the same sources.
+
+    An assistant's message may hold `calls` of tools, with or without text; each is answered by a message of role `tool`
+    whose `call` is the call's id. Such messages follow it in the order of its calls.
     """
 
-    __slots__ = ("before", "digest", "role", "shape", "text")
+    __slots__ = ("before", "call", "calls", "digest", "role", "shape", "text")
 
-    def __init__(self, role: Role, text: str, before: Message | None = None) -> None:
+    def __init__(
+        self, role: Role, text: str, before: Message | None = None, *, calls: Sequence[ToolCall] = (), call: str = ""
+    ) -> None:
         self.role: Role = role
         self.before = before
         self.text = text.replace(_BEGIN, "").replace(_END, "")
-        self.digest: str = digest(before.digest if before else "", role, self.text, size=12)
-        self.shape: str = digest(before.shape if before else "", role, _OBSERVED.sub("", text), size=12)
+        self.calls = tuple(calls)
+        self.call = call
+        # Only what is there is hashed: a conversation without tools has the digest it had before there were any.
+        more = [json.dumps(self.tools())] if calls or call else []
+        self.digest: str = digest(before.digest if before else "", role, self.text, *more, size=12)
+        self.shape: str = digest(before.shape if before else "", role, _OBSERVED.sub("", text), *more, size=12)
 
-    def then(self, role: Role, text: str) -> Message:
-        return Message(role, text, self)
+    def then(self, role: Role, text: str, *, calls: Sequence[ToolCall] = (), call: str = "") -> Message:
+        return Message(role, text, self, calls=calls, call=call)
+
+    def tools(self) -> dict[str, Any]:
+        """What it has to do with tools, as JSON; empty for most messages."""
+        known: dict[str, Any] = {"calls": [call.model_dump() for call in self.calls]} if self.calls else {}
+        return known | ({"call": self.call} if self.call else {})
 
     def back(self) -> Iterator[Message]:
         """This message, the one before it, … the first."""
@@ -103,6 +137,8 @@ class Request(NamedTuple):
     model: str
     sampling: Sampling
     conversation: Message
+    tools: tuple[Tool, ...] = ()
+    """What the model may call in its reply."""
 
 
 class Usage(Value):
@@ -125,6 +161,8 @@ class Token(Value):
 
 class Reply(Value):
     text: str
+    """May be empty if there are `calls`."""
+    calls: tuple[ToolCall, ...] = ()
     usage: Usage = Usage()
     cost: float | None = None
     """US dollars; None if the price is unknown, which is never taken for 0."""

@@ -73,6 +73,18 @@ def listed_price(model: str) -> Prices | None:
     return Prices(fresh, info.get("cache_read_input_token_cost") or fresh, output)
 
 
+@cache
+def window(model: str) -> int | None:
+    """Tokens of input that a model takes, as litellm lists it; None if it lists nothing."""
+    if (provider(model) or "ollama").startswith("ollama"):
+        return None
+    try:
+        info: dict[str, Any] = litellm().get_model_info(model)
+    except Exception:
+        return None
+    return int(info["max_input_tokens"]) if info.get("max_input_tokens") else None
+
+
 def cost(model: str, counted: Any) -> float | None:
     """By litellm, which knows what depends on more than three prices: cache writes, long prompts, tiers."""
     try:

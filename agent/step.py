@@ -174,13 +174,15 @@ class Step:
         """A model's reply, paid for once. Raises what `Model.ask` raises; ContextOverflow is on record too."""
         talk, log = request.conversation, self.world.log
         asked = {"model": request.model, "sampling": _short(request.sampling.model_dump()), "messages": talk.digest}
+        if request.tools:
+            asked["tools"] = digest(json.dumps([tool.model_dump(mode="json") for tool in request.tools]))
         record: Record = {"t": self.trajectory, "path": self._claim(name), "kind": "ask", "request": asked}
         key = (self.trajectory, record["path"])
         if old := self._recorded(record, talk):
             if old["kind"] == "refused":
                 raise ContextOverflow(old["why"])
             reply = Reply.model_validate(old["result"])
-            return Answer(talk.then("assistant", reply.text), reply)
+            return Answer(talk.then("assistant", reply.text, calls=reply.calls), reply)
         if self.world.stopping:
             raise Stopping("stopped by the user")
         self.world.budget.check()
@@ -193,7 +195,7 @@ class Step:
             log.append(record | {"kind": "refused", "why": str(error), "final": final})
             raise
         self.world.budget.add(reply, request.model)
-        said = talk.then("assistant", reply.text)
+        said = talk.then("assistant", reply.text, calls=reply.calls)
         log.before[said.digest] = talk.digest
         result = reply.model_dump(mode="json", exclude_defaults=True) | {"text": reply.text, "cost": reply.cost}
         record |= {"result": result, "new": [[said.digest, talk.digest]]}

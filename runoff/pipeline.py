@@ -11,10 +11,12 @@ from runoff.agent.context import Context, Tree, find_context, shared_prompt
 from runoff.agent.editing import Candidate, make_edit
 from runoff.agent.environment import Environment, read_tree
 from runoff.agent.protocol import Message
+from runoff.agent.shell import work_in_shell
 from runoff.agent.step import Ended, World, settled, trajectory
 from runoff.agent.testing import GeneratedTest, write_test
+from runoff.agent.tools import work_with_tools
 from runoff.instance import Instance
-from runoff.recipe import Recipe
+from runoff.recipe import Recipe, Strategy
 from runoff.sandbox.protocol import Value
 from runoff.selection.elect import elect, look_at
 from runoff.selection.protocol import Selection
@@ -26,10 +28,16 @@ Models = Mapping[str, str]
 
 
 class Sample(Value):
-    """What one testing and one editing trajectory, seeded with its test, came to."""
+    """What one place in the pool came to: a testing and an editing trajectory, seeded with its test, or one agent."""
 
-    test: Ended[GeneratedTest]
+    strategy: Strategy = "pair"
+    test: Ended[GeneratedTest] | None
+    """None of an agent: the test it may leave is its candidate's."""
     edit: Ended[Candidate]
+
+    @property
+    def ends(self) -> list[Ended[GeneratedTest] | Ended[Candidate]]:
+        return [self.test, self.edit] if self.test else [self.edit]
 
 
 class Outcome(Value):
@@ -85,8 +93,8 @@ async def solve(
 
 
 def generated_tests(samples: tuple[Sample, ...] | list[Sample]) -> list[GeneratedTest]:
-    """All tests of all trajectories: each testing trajectory's, and those that editing trajectories put in their place."""
-    tests = [sample.test.value for sample in samples if sample.test.value]
+    """All tests of all trajectories: each testing trajectory's, and those that the others put in their place or leave."""
+    tests = [sample.test.value for sample in samples if sample.test and sample.test.value]
     for sample in samples:
         edited = sample.edit.value
         if edited and edited.test:
@@ -120,6 +128,22 @@ async def _samples(
 async def _sample(
     world: World, n: int, shared: Message, tree: Tree, environment: Environment, recipe: Recipe, models: Models
 ) -> Sample:
+    if recipe.strategy(n) == "shell":
+        edit = await trajectory(
+            world,
+            f"shell-{n}",
+            Candidate,
+            lambda step: work_in_shell(step, models["editor"], shared, environment, recipe.shell),
+        )
+        return Sample(strategy="shell", test=None, edit=edit)
+    if recipe.strategy(n) == "tools":
+        edit = await trajectory(
+            world,
+            f"tools-{n}",
+            Candidate,
+            lambda step: work_with_tools(step, models["editor"], shared, tree, environment, recipe.tools),
+        )
+        return Sample(strategy="tools", test=None, edit=edit)
     test = await trajectory(
         world,
         f"testing-{n}",

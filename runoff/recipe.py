@@ -6,16 +6,21 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from runoff.agent.context import ContextRecipe
 from runoff.agent.editing import EditingRecipe
+from runoff.agent.observations import AgentRecipe
 from runoff.agent.testing import TestingRecipe
 from runoff.sandbox.protocol import Value
 from runoff.selection.elect import SelectionRecipe
 from runoff.selection.scaling import ScalingRecipe
+
+Strategy = Literal["pair", "shell", "tools"]
+"""A kind of trajectory: a testing and an editing one, seeded with its test; or an agent in a sandbox, with a shell or
+with tools to call."""
 
 
 class Recipe(Value):
@@ -23,13 +28,21 @@ class Recipe(Value):
 
     name: str = "hybrid"
     trajectories: int = Field(default=10, ge=1)
-    """How many testing and editing trajectories an issue gets (parallel scaling); their `turns` are the serial scaling."""
+    """How many of its kinds of trajectories an issue gets (parallel scaling); their `turns` are the serial scaling."""
     scaling: ScalingRecipe | None = None
     """Begin with a few of them and look whether more are worth it; None: all of them, whatever the first come to."""
+    strategies: tuple[Strategy, ...] = Field(default=("pair",), min_length=1)
+    """Which kinds, dealt in turn: of ("pair", "shell"), trajectories 1, 3, 5 are pairs. One named twice gets twice as many."""
     context: ContextRecipe = ContextRecipe()
     testing: TestingRecipe = TestingRecipe()
     editing: EditingRecipe = EditingRecipe()
+    shell: AgentRecipe = AgentRecipe()
+    tools: AgentRecipe = AgentRecipe()
     selection: SelectionRecipe = SelectionRecipe()
+
+    def strategy(self, n: int) -> Strategy:
+        """The kind of trajectory number n, from 1 on."""
+        return self.strategies[(n - 1) % len(self.strategies)]
 
 
 class BadRecipe(Exception):

@@ -293,9 +293,7 @@ def _named(part: str, known: Mapping[str, Any], asked: Mapping[str, Any]) -> str
 def _status(outcome: Outcome) -> Status:
     if outcome.selection.chosen:
         return "patch"
-    ends = [ended.reason for sample in outcome.samples for ended in (sample.test, sample.edit)] + [
-        outcome.context.reason
-    ]
+    ends = [ended.reason for sample in outcome.samples for ended in sample.ends] + [outcome.context.reason]
     if "budget" in ends:
         return "budget"
     if "error" in ends and not any(sample.edit.value for sample in outcome.samples):
@@ -306,7 +304,7 @@ def _status(outcome: Outcome) -> Status:
 def _sample(sample: dict[str, Any]) -> dict[str, Any]:
     """A sample without the texts that stand elsewhere in the view: the patch and the test of a candidate."""
     for part in ("test", "edit"):
-        if value := sample[part].get("value"):
+        if value := (sample[part] or {}).get("value"):
             sample[part]["value"] = {name: value[name] for name in ("id", "own_verdict") if name in value}
     return sample
 

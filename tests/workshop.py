@@ -23,7 +23,7 @@ from runoff.agent.protocol import Model
 from runoff.agent.step import Ended, Step, World, trajectory
 from runoff.agent.verdict import Verdict, read_verdict, script_run
 from runoff.sandbox.bubblewrap import Bubblewrap
-from runoff.sandbox.protocol import Base, State
+from runoff.sandbox.protocol import Applied, Base, Diff, Execution, State
 
 T = TypeVar("T")
 
@@ -103,6 +103,10 @@ class Workshop:
 
         return self.play(scene)
 
+    def remembering(self) -> Any:
+        """The sandbox for tests that live through the same over and over."""
+        return Remembering(self.sandbox)
+
     def tree(self, environment: Environment) -> Mapping[str, bytes]:
         return self.play(lambda world: read_tree(world, environment))
 
@@ -129,6 +133,31 @@ class Workshop:
         assert done.exit_code == 0, done.text
         assert done.after
         return done.after
+
+
+class Remembering:
+    """The real sandbox, which executes the same in the same state once: the lives of a trajectory do so over and over."""
+
+    def __init__(self, sandbox: Any) -> None:
+        self._sandbox, self._known = sandbox, dict[str, Any]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sandbox, name)
+
+    async def execute(self, *what: Any, **how: Any) -> Execution:
+        return await self._once(self._sandbox.execute, *what, **how)  # type: ignore[no-any-return]
+
+    async def apply(self, *what: Any, **how: Any) -> Applied:
+        return await self._once(self._sandbox.apply, *what, **how)  # type: ignore[no-any-return]
+
+    async def diff(self, *what: Any, **how: Any) -> Diff:
+        return await self._once(self._sandbox.diff, *what, **how)  # type: ignore[no-any-return]
+
+    async def _once(self, perform: Callable[..., Any], *what: Any, **how: Any) -> Any:
+        key = repr((perform.__name__, what, how))
+        if key not in self._known:
+            self._known[key] = await perform(*what, **how)
+        return self._known[key]
 
 
 def written(old: Mapping[str, str], new: Mapping[str, str | None]) -> bytes:
