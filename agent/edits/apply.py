@@ -287,8 +287,8 @@ def _replace(lines: Lines, region: range, pair: Pair | Hunk) -> None:
         ending = olds[number] if olds else ""
         # The last line of the file may have no ending, but a line that is no longer the last needs one.
         endings.append(ending or next(iter(endings[-1:] or before), "\n"))
-    if olds and not olds[-1]:
-        endings[-1:] = [""] * len(endings[-1:])
+    if olds and not olds[-1] and texts and texts[-1]:  # an empty line without an ending would be none
+        endings[-1] = ""
     lines.texts[span], lines.endings[span] = _untyped(texts, endings), endings
 
 

@@ -300,6 +300,11 @@ def test_the_last_line_can_be_edited_and_keeps_its_missing_newline() -> None:
     assert edited(b"a\r\nb", "b", "c\nd") == b"a\r\nc\r\nd"
 
 
+def test_an_empty_line_at_the_end_is_not_lost_with_the_missing_newline() -> None:
+    assert edited(b"a\nb", "a\nb", "a\n") == b"a\n\n"
+    assert patched(b"a\n\nb", "@@", " a", " ", "-b") == b"a\n\n"
+
+
 def test_one_line_files_can_be_edited() -> None:
     assert edited(b"a", "a", "b") == b"b"
     assert edited(b"a\n", "a", "b") == b"b\n"
