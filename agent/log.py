@@ -26,7 +26,7 @@ import os
 import re
 import secrets
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise, takewhile
@@ -39,6 +39,7 @@ Record = dict[str, Any]
 Key = tuple[str, str]
 
 _MARK = b'{"crc":"'  # every line begins so, and nothing inside a line can read so: see _sealed
+_written = json.JSONEncoder(separators=(",", ": ")).encode  # the space keeps a nested "crc" from being the mark
 _WRITERS = ThreadPoolExecutor(2, thread_name_prefix="log")  # a write is short, and many logs share the disk anyway
 
 
@@ -58,7 +59,7 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self.ended: dict[str, Any] = {}
-        self.effects: dict[Key, Record] = {}
+        self.effects: defaultdict[str, dict[str, Record]] = defaultdict(dict)
         """Effects on record of trajectories that have not ended, by trajectory and path.
 
         `doubtful` in one says that it may have come of something that was lost to damage since.
@@ -110,7 +111,7 @@ class Log:
 
         All else shows by its request whether it still fits, so nothing that was paid for is given up on suspicion.
         """
-        recorded = {at: record for (t, at), record in self.effects.items() if t == trajectory}
+        recorded = self.effects[trajectory]
         suspect = {at for at, record in recorded.items() if record["doubtful"] and record["kind"] == "once"} - used
         if suspect:
             self.set_aside(
@@ -195,18 +196,19 @@ class Log:
         self.before |= {digest: before for digest, before, *_ in record.get("new", ())}
         if kind == "end":
             self.ended[t] = record["result"]
-            self.effects = {k: r for k, r in self.effects.items() if k[0] != t}
+            self.effects.pop(t, None)
         elif kind == "set aside":
             kept = set(record["kept"])
-            self.effects = {k: r for k, r in self.effects.items() if k[0] != t or k[1] in kept}
+            self.effects[t] = {path: effect for path, effect in self.effects[t].items() if path in kept}
             self.ended.pop(t, None)
         elif kind == "intent":
             self.possibly_billed[key] += 1
         elif kind != "stopped" and record.get("final", True):
-            if key in self.effects:  # done again since what came before it was lost: the others may be outdated as well
-                for (other, _), effect in self.effects.items():
-                    effect["doubtful"] |= other == t
-            self.effects[key] = record | {"doubtful": doubtful}
+            effects = self.effects[t]
+            if key[1] in effects:  # done again since what came before it was lost: the others may be outdated as well
+                for effect in effects.values():
+                    effect["doubtful"] = True
+            effects[key[1]] = record | {"doubtful": doubtful}
         if kind in ("ask", "refused") and self.possibly_billed[key]:
             self.possibly_billed[key] -= 1
         if kind == "ask":
@@ -214,7 +216,7 @@ class Log:
 
 
 def _sealed(record: Record) -> bytes:
-    rest = json.dumps(record, separators=(",", ": ")).encode()[1:]  # the space keeps a nested "crc" from being the mark
+    rest = _written(record).encode()[1:]
     return b'%b%08x",%b\n' % (_MARK, zlib.crc32(rest), rest)
 
 

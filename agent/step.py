@@ -248,7 +248,7 @@ class Step:
         differs as well: that is not drift, and the new record takes the place of the old.
         """
         log = self.world.log
-        old = log.effects.get((self.trajectory, new["path"]))
+        old = log.effects[self.trajectory].get(new["path"])
         if old and _same(old, new):
             return old
         if old and not old["doubtful"]:

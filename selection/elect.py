@@ -197,11 +197,11 @@ async def _on_evidence(world: World, name: str, table: OutcomeTable) -> None:
     """Set a run-off aside that was begun on another table: a run that goes on may have candidates and tests it had not."""
     cells = json.dumps(table.model_dump(mode="json"), sort_keys=True)
     evidence = digest(cells)
-    old = world.log.effects.get(("selection", f"evidence/{name}"))
+    old = world.log.effects["selection"].get(f"evidence/{name}")
     if old and old["result"] != evidence:
         why = "the outcome table has changed since it began"
         world.log.set_aside(name, set(), why)
-        kept = {path for trajectory, path in world.log.effects if trajectory == "selection"}
+        kept = set(world.log.effects["selection"])
         world.log.set_aside("selection", kept - {f"evidence/{name}"}, why)
     await Step(world, "selection").once(f"evidence/{name}", lambda: asyncio.sleep(0, evidence))
 

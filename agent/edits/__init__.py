@@ -8,7 +8,7 @@
 """
 
 from runoff.agent.edits.apply import EditProblem, apply, changes_between
-from runoff.agent.edits.grammar import Answer, Change, Delete, Edit, File, Pair, Rename, describe, render
+from runoff.agent.edits.grammar import Answer, Change, Delete, Diff, Edit, File, Hunk, Pair, Rename, describe, render
 from runoff.agent.edits.parse import parse
 from runoff.agent.edits.syntax import syntax_errors
 
@@ -16,9 +16,11 @@ __all__ = [
     "Answer",
     "Change",
     "Delete",
+    "Diff",
     "Edit",
     "EditProblem",
     "File",
+    "Hunk",
     "Pair",
     "Rename",
     "apply",

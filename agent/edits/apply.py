@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from runoff.agent.edits.grammar import Change, Delete, Edit, File, Pair, Rename
+from runoff.agent.edits.grammar import Change, Delete, Diff, Edit, File, Hunk, Pair, Rename
 from runoff.agent.edits.match import Lines, nearest, places, spelled
 
 Tree = Callable[[str], bytes | None]
@@ -42,14 +42,17 @@ def apply(
     return plan.results()
 
 
-def changes_between(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> tuple[Change, ...]:
-    """Changes that make `new` of `old`. A file moved as it is becomes a Rename; where no Edit would do, a File."""
+def changes_between(old: Mapping[str, bytes], new: Mapping[str, bytes], *, diffs: bool = False) -> tuple[Change, ...]:
+    """Changes that make `new` of `old`. A file moved as it is becomes a Rename; where no Edit would do, a File.
+
+    `diffs`: with Diffs instead of Edits.
+    """
     gone = sorted(set(old) - set(new))
     changes: list[Change] = []
     for path in sorted(new):
         if path in old:
             if old[path] != new[path]:
-                changes.append(_between(path, old[path], new[path]))
+                changes.append(_between(path, old[path], new[path], diffs))
             continue
         source = next((name for name in gone if old[name] == new[path]), None)
         if source is None:
@@ -66,7 +69,7 @@ class _Plan:
     def __init__(self, tree: Tree, paths: Sequence[str], others: Mapping[str, bytes]) -> None:
         self.tree, self.paths, self.others = tree, paths, others
         self.known: dict[str, bytes | None] = {}
-        self.pairs: dict[str, list[Pair]] = {}
+        self.pairs: dict[str, list[Pair | Hunk]] = {}
         self.files: dict[str, File] = {}
         self.sources: dict[str, str] = {}
         """Where a file is renamed to → where from."""
@@ -78,9 +81,9 @@ class _Plan:
 
     def add(self, change: Change) -> None:
         match change:
-            case Edit(path):
-                if name := self._path(f"edit {path}", path):
-                    self.pairs.setdefault(name, []).extend(change.pairs)
+            case Edit(path, parts) | Diff(path, parts):
+                if name := self._path(f"{'edit' if isinstance(change, Edit) else 'diff'} {path}", path):
+                    self.pairs.setdefault(name, []).extend(parts)
             case File(path):
                 if (name := self._path(f"file {path}", path)) and self._claim(self.given, name, f"file {path}"):
                     self.files[name] = change
@@ -149,8 +152,8 @@ class _Plan:
         claims[path] = block
         return True
 
-    def _edited(self, path: str, pairs: Sequence[Pair]) -> bytes | None:
-        block = f"edit {path}"
+    def _edited(self, path: str, pairs: Sequence[Pair | Hunk]) -> bytes | None:
+        block = f"{'diff' if pairs and isinstance(pairs[0], Hunk) else 'edit'} {path}"
         source = self.sources.get(path, path)
         original = self._original(source)
         moved = next((target for target, source in self.sources.items() if source == path), None)
@@ -167,24 +170,26 @@ class _Plan:
             if regions is None:
                 return None
             for region, pair in sorted(regions, key=lambda found: found[0].start, reverse=True):
-                _replace(lines, region, pair.replace)
+                _replace(lines, region, pair)
             try:
                 return lines.contents
             except UnicodeEncodeError as error:
                 self._problem(block, _unsayable(error))
         return None
 
-    def _regions(self, block: str, source: str, lines: Lines, pairs: Sequence[Pair]) -> list[tuple[range, Pair]] | None:
+    def _regions(
+        self, block: str, source: str, lines: Lines, pairs: Sequence[Pair | Hunk]
+    ) -> list[tuple[range, Pair | Hunk]] | None:
         """Where each pair's lines stand; None and the problems unless each stands at a place of its own."""
-        found: list[tuple[range, str, Pair]] = []
+        found: list[tuple[range, str, Pair | Hunk]] = []
         for number, pair in enumerate(pairs, 1):
-            name = f"{block}, pair {number}" if len(pairs) > 1 else block
+            part, quoted = ("hunk", "old text of the hunk") if isinstance(pair, Hunk) else ("pair", "search text")
+            name = f"{block}, {part} {number}" if len(pairs) > 1 else block
             if not pair.search:
                 # In an empty file there is nothing to quote, and only one place it can mean.
                 if lines.texts:
-                    self._problem(
-                        name, "the search is empty; quote the lines that are to change, or the line next to them"
-                    )
+                    what = "hunk has no old lines" if isinstance(pair, Hunk) else "search is empty"
+                    self._problem(name, f"the {what}; quote the lines that are to change, or the line next to them")
                 else:
                     found.append((range(0), name, pair))
                 continue
@@ -194,18 +199,18 @@ class _Plan:
             elif starts:
                 at = spelled(start + 1 for start in starts)
                 self._problem(
-                    name, f"the search text stands at {len(starts)} places, {at}; add lines around it until one is left"
+                    name, f"the {quoted} stands at {len(starts)} places, {at}; add lines around it until one is left"
                 )
             else:
-                self._problem(name, self._nowhere(source, lines, pair.search))
+                self._problem(name, self._nowhere(source, lines, pair.search, quoted))
         ordered = sorted(found, key=lambda region: (region[0].start, region[0].stop))
         for (one, first, _), (other, second, _) in itertools.pairwise(ordered):
             if other.start < one.stop or other.start == one.start:
                 spans = f"lines {one.start + 1}-{one.stop} and {other.start + 1}-{other.stop}"
-                self._problem(second, f"its search text overlaps that of {first} ({spans}); make one pair of the two")
+                self._problem(second, f"its {quoted} overlaps that of {first} ({spans}); make one {part} of the two")
         return [(region, pair) for region, _, pair in found] if len(found) == len(pairs) else None
 
-    def _nowhere(self, source: str, lines: Lines, wanted: Sequence[str]) -> str:
+    def _nowhere(self, source: str, lines: Lines, wanted: Sequence[str], quoted: str) -> str:
         longest = max(wanted, key=len).strip()
         elsewhere = []
         for path, contents in self.others.items():
@@ -216,8 +221,8 @@ class _Plan:
                 elsewhere.append(f"{path} ({spelled(start + 1 for start in starts)})")
         if elsewhere:
             named = ", ".join(elsewhere[:3]) + (f" and {len(elsewhere) - 3} more files" if elsewhere[3:] else "")
-            return f"the search text does not stand in this file, but in {named}; name the file you mean"
-        return f"the search text does not stand in the file. {nearest(lines, wanted)}"
+            return f"the {quoted} does not stand in this file, but in {named}; name the file you mean"
+        return f"the {quoted} does not stand in the file. {nearest(lines, wanted)}"
 
     def _check_room(self, path: str, results: Mapping[str, bytes | None]) -> None:
         def stays(name: str) -> bool:
@@ -264,13 +269,17 @@ def _contents(file: File, original: bytes | None) -> bytes:
     return Lines("", _untyped(file.lines, endings), endings).contents
 
 
-def _replace(lines: Lines, region: range, texts: Sequence[str]) -> None:
-    """Put `texts` in the place of `region`, each line with the ending of the line it takes after."""
-    span = slice(region.start, region.stop)
+def _replace(lines: Lines, region: range, pair: Pair | Hunk) -> None:
+    """Put the pair's new lines in the place of `region`, each with the ending of the line it takes after."""
+    span, texts = slice(region.start, region.stop), pair.replace
     olds, before = lines.endings[span], lines.endings[: region.start][-1:]
     if len(set(olds)) > 1:
-        opcodes = difflib.SequenceMatcher(None, lines.texts[span], texts).get_opcodes()
-        after = [max(0, min(i + j - j1, i_end - 1)) for _, i, i_end, j1, j2 in opcodes for j in range(j1, j2)]
+        runs = (
+            _runs(pair)
+            if isinstance(pair, Hunk)
+            else [ends for _, *ends in difflib.SequenceMatcher(None, lines.texts[span], texts).get_opcodes()]
+        )
+        after = [max(0, min(i + j - j1, i_end - 1)) for i, i_end, j1, j2 in runs for j in range(j1, j2)]
     else:
         after = [0] * len(texts)
     endings: list[str] = []
@@ -278,9 +287,20 @@ def _replace(lines: Lines, region: range, texts: Sequence[str]) -> None:
         ending = olds[number] if olds else ""
         # The last line of the file may have no ending, but a line that is no longer the last needs one.
         endings.append(ending or next(iter(endings[-1:] or before), "\n"))
-    if olds and not olds[-1]:
-        endings[-1:] = [""] * len(endings[-1:])
+    if olds and not olds[-1] and texts and texts[-1]:  # an empty line without an ending would be none
+        endings[-1] = ""
     lines.texts[span], lines.endings[span] = _untyped(texts, endings), endings
+
+
+def _runs(hunk: Hunk) -> list[list[int]]:
+    """Start and end of each run of lines that stay or change: among the old lines, among the new ones."""
+    runs, i, j = list[list[int]](), 0, 0
+    for _, run in itertools.groupby(hunk.lines, lambda line: line[0] == " "):
+        signs = [line[0] for line in run]
+        ends = i + sum(sign != "+" for sign in signs), j + sum(sign != "-" for sign in signs)
+        runs.append([i, ends[0], j, ends[1]])
+        i, j = ends
+    return runs
 
 
 def _untyped(texts: Sequence[str], endings: Sequence[str]) -> list[str]:
@@ -288,7 +308,7 @@ def _untyped(texts: Sequence[str], endings: Sequence[str]) -> list[str]:
     return [t.removesuffix("\r") if ending == "\r\n" else t for t, ending in zip(texts, endings, strict=True)]
 
 
-def _between(path: str, old: bytes, new: bytes) -> Change:
+def _between(path: str, old: bytes, new: bytes, diffs: bool) -> Change:
     before, after = Lines.of(old), Lines.of(new)
     had, has = (list(map("".join, zip(lines.texts, lines.endings, strict=True))) for lines in (before, after))
     # Without what they begin and end with alike: most edits are small, and difflib may line up the rest otherwise.
@@ -306,12 +326,22 @@ def _between(path: str, old: bytes, new: bytes) -> Change:
             last = regions.pop()
             region = min(last[0], region[0]), max(last[1], region[1]), min(last[2], region[2]), max(last[3], region[3])
         regions.append(region)
-    pairs = (Pair(tuple(before.texts[i:i_end]), tuple(after.texts[j:j_end])) for i, i_end, j, j_end in regions)
-    edit = Edit(path, tuple(pairs))
+    pairs = [Pair(tuple(before.texts[i:i_end]), tuple(after.texts[j:j_end])) for i, i_end, j, j_end in regions]
+    edit = Diff(path, tuple(map(_hunk, pairs))) if diffs else Edit(path, tuple(pairs))
     try:
         return edit if apply([edit], {path: old}.get) == {path: new} else _whole(path, old, new)
     except EditProblem:  # the files differ in what an edit leaves alone, such as their last newline
         return _whole(path, old, new)
+
+
+def _hunk(pair: Pair) -> Hunk:
+    lines = list[str]()
+    for tag, i, i_end, j, j_end in difflib.SequenceMatcher(None, pair.search, pair.replace).get_opcodes():
+        if tag == "equal":
+            lines += [f" {line}" for line in pair.search[i:i_end]]
+        else:
+            lines += [f"-{line}" for line in pair.search[i:i_end]] + [f"+{line}" for line in pair.replace[j:j_end]]
+    return Hunk(tuple(lines))
 
 
 def _alike(one: Sequence[str], other: Sequence[str]) -> int:

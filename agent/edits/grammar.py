@@ -19,6 +19,27 @@ class Edit(NamedTuple):
     pairs: tuple[Pair, ...]
 
 
+class Hunk(NamedTuple):
+    """What a `Pair` says, as a unified diff says it: each line behind its sign, a space, `-` or `+`."""
+
+    lines: tuple[str, ...]
+
+    @property
+    def search(self) -> tuple[str, ...]:
+        return tuple(line[1:] for line in self.lines if line[0] != "+")
+
+    @property
+    def replace(self) -> tuple[str, ...]:
+        return tuple(line[1:] for line in self.lines if line[0] != "-")
+
+
+class Diff(NamedTuple):
+    """An `Edit` in its other form. Where a hunk stands is known by its lines, as with an `Edit`, not by their numbers."""
+
+    path: str
+    hunks: tuple[Hunk, ...]
+
+
 class File(NamedTuple):
     """The whole contents of a file, new or not."""
 
@@ -35,13 +56,13 @@ class Delete(NamedTuple):
 
 
 class Rename(NamedTuple):
-    """An `Edit` of the same answer names the file by `target`, and is searched in the text `source` had."""
+    """An `Edit` or `Diff` of the same answer names the file by `target`, and is searched in the text `source` had."""
 
     source: str
     target: str
 
 
-Change = Edit | File | Delete | Rename
+Change = Edit | Diff | File | Delete | Rename
 
 
 class Answer(NamedTuple):
@@ -59,16 +80,18 @@ class Answer(NamedTuple):
     """To be told to the model, which need not mind."""
 
 
-def describe(*blocks: str) -> str:
-    """The grammar for a prompt; of the named blocks alone, or of all."""
-    chosen = [(name, tag) for name, tag in TAGS.items() if tag.says and (not blocks or name in blocks)]
-    if unknown := set(blocks) - {name for name, _ in chosen}:
-        raise ValueError(f"not a block: {', '.join(sorted(unknown))}; there are {', '.join(_top())}")
+def describe(*blocks: str, diffs: bool = False) -> str:
+    """The grammar for a prompt; of the named blocks alone, or of all. `diffs`: with <diff> instead of <edit>."""
+    offered = [name for name, tag in TAGS.items() if tag.says and name != ("edit" if diffs else "diff")]
+    if unknown := set(blocks) - set(offered):
+        raise ValueError(f"not a block: {', '.join(sorted(unknown))}; there are {', '.join(offered)}")
+    chosen = [(name, TAGS[name]) for name in offered if not blocks or name in blocks]
     parts = [_RULES]
     for name, tag in chosen:
-        parts.append(f"{_EXAMPLES[name]}\n{tag.says}{' Taken only alone, beside no other block.' if tag.alone else ''}")
+        says = _SAID_BESIDE_DIFFS.get(name, tag.says) if diffs else tag.says
+        parts.append(f"{_EXAMPLES[name]}\n{says}{' Taken only alone, beside no other block.' if tag.alone else ''}")
     if any(tag.body for _, tag in chosen):
-        parts.append(_LABELS)
+        parts.append(_LABELS.format(*(('<diff:A path="…">', "</diff:A>") if diffs else ("<search:A>", "</search:A>"))))
     return "\n\n".join(parts) + "\n"
 
 
@@ -95,6 +118,16 @@ TAGS = {
         "with their exact indentation; <replace> holds the lines to stand there instead, none to delete them. An edit "
         "may have several pairs, on different lines. Every edit is made to the original files, not to the result of an "
         "earlier answer: repeat what you want to keep. Line endings, and a missing newline at the end, are kept.",
+    ),
+    "diff": Tag(
+        "text",
+        ("path",),
+        says="Changes a file by hunks of a unified diff. A line that begins with @@ begins a hunk; the numbers on it are "
+        "not read and can be left out. Every other line has its sign, a space, - or +, before its exact indentation; "
+        "an empty line is an empty line that stays. The lines that stay and those taken away must stand, one after "
+        "another, at exactly one place of the original file: show enough of those that stay. A diff may have several "
+        "hunks, on different lines, and is about one file. Every diff is made to the original files, not to the result "
+        "of an earlier answer: repeat what you want to keep. Line endings, and a missing newline at the end, are kept.",
     ),
     "search": Tag("text"),
     "replace": Tag("text"),
@@ -192,6 +225,10 @@ def _written(change: Change) -> Iterator[str]:
                 yield from _enclosed("search", "", pair.search)
                 yield from _enclosed("replace", "", pair.replace)
             yield "</edit>"
+        case Diff(path, hunks):
+            yield from _enclosed(
+                "diff", f" path={_quoted(path)}", [line for hunk in hunks for line in ("@@", *hunk.lines)]
+            )
         case File(path, lines, eol, end):
             attributes = f" path={_quoted(path)}"
             attributes += f" eol={_quoted(eol)}" if eol else ""
@@ -230,10 +267,6 @@ def _quoted(value: str) -> str:
     return f"{quote}{value}{quote}"
 
 
-def _top() -> list[str]:
-    return [name for name, tag in TAGS.items() if tag.says]
-
-
 _RULES = """\
 Answer in the blocks below. Every tag stands alone on its line; the lines between an opening and a closing tag are \
 taken exactly as they are. Text outside of blocks is not read, nor is a ``` line directly before an opening or after \
@@ -242,8 +275,12 @@ repository."""
 
 _LABELS = """\
 If the lines to be quoted hold one of these tags alone on a line, label the tag around them with letters or digits, \
-for example <file:A path="…"> or <search:A>: it is closed only by the same label, </file:A> or </search:A>, and \
+for example <file:A path="…"> or {}: it is closed only by the same label, </file:A> or {}, and \
 nothing in between is taken for a tag."""
+
+_SAID_BESIDE_DIFFS = {
+    "rename": "Renames a file. To change its text as well, add a <diff> from its old text for the new path."
+}
 
 _EXAMPLES = {
     "edit": render(
@@ -253,6 +290,17 @@ _EXAMPLES = {
                 (
                     Pair(("import sys",), ("import math", "import sys")),
                     Pair(("def area(r):", "    return 3 * r * r"), ("def area(r):", "    return math.pi * r * r")),
+                ),
+            )
+        ]
+    ).strip(),
+    "diff": render(
+        [
+            Diff(
+                "pkg/shapes.py",
+                (
+                    Hunk(("+import math", " import sys")),
+                    Hunk((" def area(r):", "-    return 3 * r * r", "+    return math.pi * r * r")),
                 ),
             )
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Literal
 
 from runoff.agent.edits.grammar import (
@@ -11,8 +12,10 @@ from runoff.agent.edits.grammar import (
     Answer,
     Change,
     Delete,
+    Diff,
     Edit,
     File,
+    Hunk,
     Pair,
     Rename,
     Seen,
@@ -20,6 +23,7 @@ from runoff.agent.edits.grammar import (
     seen,
     starts,
 )
+from runoff.agent.patches import patched_paths
 
 
 def parse(reply: str) -> Answer:
@@ -98,8 +102,10 @@ class _Parser:
             self._problem(self.at, f"{tag} stands outside of an <edit>")
             self._skip_to(tag.closing)
         elif TAGS[tag.name].body:
-            body = self._body(tag)
-            if body is not None:
+            opened, body = self.at, self._body(tag)
+            if body is not None and tag.name == "diff":
+                self._diff(tag, opened, body)
+            elif body is not None:
                 self._text(tag, body)
         elif tag.name == "delete":
             self.changes.append(Delete(tag.attributes["path"]))
@@ -117,6 +123,47 @@ class _Parser:
         if len(body) > 1 and is_fence(body[0]) and is_fence(body[-1]):
             body = body[1:-1]
         self.tests.append("".join(f"{line}\n" for line in body))
+
+    def _diff(self, diff: Seen, opened: int, body: Sequence[str]) -> None:
+        path, numbered = diff.attributes["path"], list(enumerate(body, opened + 1))
+        if len(body) > 1 and is_fence(body[0]) and is_fence(body[-1]):
+            numbered = numbered[1:-1]
+        head = list(takewhile(lambda line: not line[1].startswith("@@"), numbered))
+        for number, line in head:
+            if line.strip(BLANK) and not line.startswith(("diff --git ", "index ", "--- ", "+++ ")):
+                self._problem(
+                    number,
+                    f"`{line.strip(BLANK)}` stands before the first hunk, which begins with a line @@; "
+                    "what is no change of lines is written as <file>, <delete> or <rename>",
+                )
+                return
+        named = patched_paths("".join(f"{line}\n" for _, line in head).encode("utf-8", "surrogateescape"))
+        if named and not {path, path.removeprefix("a/"), path.removeprefix("b/")} & set(named):
+            self._problem(opened, f"{diff} is about {path}, but the diff in it about {named[-1]}")
+        if len(head) == len(numbered):
+            self._problem(opened, f"{diff} holds no hunk; a hunk begins with a line @@")
+        hunks: list[list[str]] = []
+        ends: list[set[str]] = []
+        for number, line in numbered[len(head) :]:
+            if line.startswith("@@"):
+                hunks.append([])
+                ends.append(set())
+            elif line.startswith((" ", "-", "+")):
+                hunks[-1].append(line)
+            elif not line.strip("\r"):
+                hunks[-1].append(f" {line}")
+            elif line.startswith("\\") and hunks[-1]:
+                ends[-1] |= set(hunks[-1][-1][0].replace(" ", "-+"))
+            else:
+                self._problem(number, f"`{line}` has no sign; begin it with a space if it stays, with - or with +")
+                return
+        if any(len(sides) == 1 for sides in ends):
+            self._problem(
+                opened,
+                f"{diff} would add or take away the newline at the end of the file, which a diff keeps; "
+                "write the whole file in a <file>",
+            )
+        self.changes.append(Diff(path, tuple(Hunk(tuple(lines)) for lines in hunks)))
 
     def _edit(self, edit: Seen) -> None:
         opened, faults = self.at, len(self.problems)

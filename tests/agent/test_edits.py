@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from runoff.agent.edits import (
     Change,
     Delete,
+    Diff,
     Edit,
     EditProblem,
     File,
+    Hunk,
     Pair,
     Rename,
     apply,
@@ -63,12 +65,19 @@ def test_the_description_is_itself_an_answer_so_it_cannot_promise_what_the_parse
     assert answer.problems == ()
     assert [type(change) for change in answer.edits] == [Edit, File, Delete, Rename]
     assert len(answer.tests) == 1
+    answer = parse(describe(diffs=True))
+    assert answer.problems == ()
+    assert [type(change) for change in answer.edits] == [Diff, File, Delete, Rename]
     assert parse(describe("done")).done
     assert parse(describe("choose")).choose == "B"
 
 
 def test_the_description_shows_and_names_every_tag_and_attribute() -> None:
     said = describe()
+    assert "<diff" not in said
+    assert "<edit" not in describe(diffs=True)
+    assert "<search" not in describe(diffs=True)
+    said += describe("diff", diffs=True)
     for name, tag in TAGS.items():
         assert f"<{name}" in said
         for attribute in tag.needs:
@@ -291,6 +300,11 @@ def test_the_last_line_can_be_edited_and_keeps_its_missing_newline() -> None:
     assert edited(b"a\r\nb", "b", "c\nd") == b"a\r\nc\r\nd"
 
 
+def test_an_empty_line_at_the_end_is_not_lost_with_the_missing_newline() -> None:
+    assert edited(b"a\nb", "a\nb", "a\n") == b"a\n\n"
+    assert patched(b"a\n\nb", "@@", " a", " ", "-b") == b"a\n\n"
+
+
 def test_one_line_files_can_be_edited() -> None:
     assert edited(b"a", "a", "b") == b"b"
     assert edited(b"a\n", "a", "b") == b"b\n"
@@ -459,6 +473,95 @@ def test_feedback_on_a_file_twenty_times_as_long_takes_about_twenty_times_as_lon
         small = min(seconds(1_000, case) for _ in range(3))
         large = min(seconds(20_000, case) for _ in range(2))
         assert large < 100 * small + 0.1, case  # five times the linear: quadratic would be four hundred
+
+
+# Diffs
+
+
+def patched(old: bytes, *lines: str, path: str = "a.py") -> bytes | None:
+    answer = parse("\n".join((f"<diff path='{path}'>", *lines, "</diff>")))
+    assert answer.problems == ()
+    return apply(answer.edits, {path: old}.get)[path]
+
+
+def unread(*lines: str) -> str:
+    answer = parse("\n".join(("<diff path='a.py'>", *lines, "</diff>")))
+    assert answer.edits == ()
+    (problem,) = answer.problems
+    return problem
+
+
+def test_a_hunk_stands_where_its_lines_stand_whatever_its_numbers_say() -> None:
+    old = b"a\nb\nc\nd\n"
+    for header in ("@@", "@@ -90,1 +7,55 @@ def f():", "@@ ... @@", "@@ -2 +2 @@"):
+        assert patched(old, header, " b", "-c", "+x", "+y") == b"a\nb\nx\ny\nd\n"
+    assert patched(old, "@@ -4 +4 @@", "-d", "+x", "@@ -1 +1 @@", "-a") == b"b\nc\nx\n"
+
+
+def test_a_diff_as_git_prints_it_is_read() -> None:
+    head = ["diff --git a/a.py b/a.py", "index 78981922..8b0ed35c 100644", "--- a/a.py\t2020-01-01", "+++ b/a.py"]
+    assert (
+        patched(b"a\nb", *head, "@@ -1,2 +1,2 @@", " a", "-b", r"\ No newline at end of file", "+c", r"\ No newline")
+        == b"a\nc"
+    )
+    assert patched(b"a\n", "```diff", *head, "@@ -1 +1 @@", "-a", "+b", "```") == b"b\n"
+    assert patched(b"a\n", "--- a.py", "+++ a.py", "@@ -1 +1 @@", "-a", "+b") == b"b\n"
+    assert patched(b"a\n", "--- a/a/b.py", "+++ b/a/b.py", "@@", "-a", "+b", path="a/b.py") == b"b\n"
+
+
+def test_lines_that_look_like_headers_are_lines_once_a_hunk_has_begun() -> None:
+    assert (
+        patched(b"-- a/x\n++ b/x\n@@ -1 +1 @@\n", "@@", "--- a/x", "+++ b/y", " ++ b/x", "-@@ -1 +1 @@")
+        == b"++ b/y\n++ b/x\n"
+    )
+
+
+def test_an_empty_line_in_a_diff_is_an_empty_line_that_stays() -> None:
+    assert patched(b"a\n\nb\n", "@@", " a", "", "-b", "+c") == b"a\n\nc\n"
+    with pytest.raises(EditProblem, match="blank lines before or after"):
+        patched(b"a\nb\n", "@@", "-b", "+c", "")
+
+
+def test_lines_that_stay_keep_their_endings_even_where_difflib_would_pair_others() -> None:
+    assert patched(b"x\r\nx\n", "@@", "-x", " x") == b"x\n"
+    assert patched(b"x\r\nx\n", "@@", " x", "-x") == b"x\r\n"
+    assert patched(b"a\r\nb\r\n", "@@", " a", "-b", "+c", "+d") == b"a\r\nc\r\nd\r\n"
+
+
+def test_a_hunk_is_never_placed_by_likeness() -> None:
+    for lines, said in {
+        ("@@", "-first = 0"): [
+            "diff a.py: the old text of the hunk does not stand in the file",
+            "line 1 is `first = 1`",
+        ],
+        ("@@ -4 +4 @@", "-b"): ["stands at 2 places, lines 2 and 4"],
+        ("@@ -1,0 +1 @@", "+x"): ["the hunk has no old lines"],
+        ("@@", " b", "-a", "@@", " a", " b"): ["diff a.py, hunk 2: its old text", "overlaps", "make one hunk"],
+    }.items():
+        answer = parse("\n".join(("<diff path='a.py'>", *lines, "</diff>")))
+        (problem,) = refused(answer.edits, {"a.py": b"first = 1\nb\na\nb\n"})
+        assert all(part in problem for part in said), problem
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["-a", "+b"], "before the first hunk"),
+        ([], "holds no hunk"),
+        (["--- a/a.py", "+++ b/a.py"], "holds no hunk"),
+        (["--- a/b.py", "+++ b/b.py", "@@", "-a"], "but the diff in it about b.py"),
+        (["new file mode 100644", "@@", "+a"], "<file>, <delete> or <rename>"),
+        (["@@", "-a", "b"], "Line 4: `b` has no sign"),
+        (["@@", "-a", "+b", r"\ No newline at end of file"], "whole file in a <file>"),
+    ],
+)
+def test_what_is_not_quite_a_diff_is_answered_with_how_to_write_it(lines: list[str], said: str) -> None:
+    assert said in unread(*lines)
+
+
+def test_diffs_and_edits_of_one_file_are_one_edit() -> None:
+    changes = parse(render([Diff("a.py", (Hunk(("-a", "+x")),)), edit("c", "y")])).edits
+    assert apply(changes, {"a.py": b"a\nb\nc\n"}.get) == {"a.py": b"x\nb\ny\n"}
 
 
 # Several blocks
@@ -668,12 +771,13 @@ def two_trees(draw: st.DrawFn) -> tuple[dict[str, bytes], dict[str, bytes]]:
 
 
 @often
-@given(two_trees())
+@given(two_trees(), st.booleans())
 def test_changes_between_two_trees_survive_being_written_and_read(
-    trees: tuple[dict[str, bytes], dict[str, bytes]],
+    trees: tuple[dict[str, bytes], dict[str, bytes]], diffs: bool
 ) -> None:
     old, new = trees
-    changes = changes_between(old, new)
+    changes = changes_between(old, new, diffs=diffs)
+    assert not any(isinstance(change, Edit if diffs else Diff) for change in changes)
     if old == new:
         assert changes == ()
         return
@@ -685,7 +789,13 @@ def test_changes_between_two_trees_survive_being_written_and_read(
     assert {name: text for name, text in made.items() if text is not None} == new
 
 
+signed = st.builds(str.__add__, st.sampled_from([" ", "-", "+"]), line)
 change = st.one_of(
+    st.builds(
+        Diff,
+        path,
+        st.lists(st.builds(Hunk, st.lists(signed, max_size=6).map(tuple)), min_size=1, max_size=3).map(tuple),
+    ),
     st.builds(Edit, path, st.lists(st.builds(Pair, lines, lines), min_size=1, max_size=3).map(tuple)),
     st.builds(File, path, lines, st.sampled_from([None, "lf", "crlf"]), st.sampled_from([None, "none"])),
     st.builds(Delete, path),

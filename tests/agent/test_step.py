@@ -373,7 +373,7 @@ def test_the_cost_of_what_was_set_aside_stays_in_the_ledger(tmp_path: Path) -> N
             await play(tmp_path / "log", partial(unfinished, temperature=temperature), paid, restart=True)
         async with opened(tmp_path / "log", paid) as world:
             assert sum(line["cost"] for line in world.log.ledger) == 9 * 0.5
-            assert len(world.log.effects) == 9, "three turns of three effects"
+            assert len(world.log.effects["t"]) == 9, "three turns of three effects"
 
     asyncio.run(scenario())
 
