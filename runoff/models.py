@@ -15,10 +15,14 @@ from runoff.pipeline import Role
 
 ROLES: tuple[str, ...] = get_args(Role)
 _RECORDED = "recorded:"
+_IN_TURNS = ("tester", "editor")
 
 
 def roles(given: Sequence[str]) -> dict[str, str]:
-    """`["openai/gpt-5", "verifier=openai/gpt-5-mini"]` → role → model. Raises ModelMisconfigured, in one line."""
+    """`["openai/gpt-5", "verifier=openai/gpt-5-mini"]` → role → model. Raises ModelMisconfigured, in one line.
+
+    The roles of trajectories (`tester`, `editor`) may be given several times: their models take turns, a line each.
+    """
     if not given:
         raise ModelMisconfigured("no model is given", "name one as litellm does: --model openai/gpt-5", exit_code=2)
     default, own = None, dict[str, str]()
@@ -26,8 +30,14 @@ def roles(given: Sequence[str]) -> dict[str, str]:
         role, equals, name = text.partition("=")
         if not equals:
             default = text
+        elif role in own and role not in _IN_TURNS:
+            raise ModelMisconfigured(
+                f"--model {text}: {role} has a model already",
+                f"only {' and '.join(_IN_TURNS)} take several, in turns",
+                exit_code=2,
+            )
         elif role in ROLES:
-            own[role] = name
+            own[role] = f"{own.get(role, '')}\n{name}".strip()
         else:
             raise ModelMisconfigured(
                 f"--model {text}: no role is called {role!r}", f"there are {', '.join(ROLES)}", exit_code=2
@@ -58,7 +68,7 @@ class Answering:
         budget: Budget | None = None,
         stop: asyncio.Event | None = None,
     ) -> None:
-        models = sorted(set(names.values()))
+        models = sorted({name for several in names.values() for name in several.splitlines()})
         played = [name for name in models if name.startswith(_RECORDED)]
         self.recorded = {name: Recorded(Path(name.removeprefix(_RECORDED))) for name in played}
         priced = {_split(name)[0]: price for name, price in (prices or {}).items()}

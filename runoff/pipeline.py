@@ -16,7 +16,7 @@ from runoff.agent.step import Ended, World, settled, trajectory
 from runoff.agent.testing import GeneratedTest, write_test
 from runoff.agent.tools import work_with_tools
 from runoff.instance import Instance
-from runoff.recipe import Recipe, Strategy
+from runoff.recipe import Recipe, Strategy, dealt
 from runoff.sandbox.protocol import Value
 from runoff.selection.elect import elect, look_at
 from runoff.selection.protocol import Selection
@@ -24,7 +24,7 @@ from runoff.selection.scaling import Look
 
 Role = Literal["relevance", "ranker", "tester", "editor", "verifier", "selector"]
 Models = Mapping[str, str]
-"""Role → the model that plays it."""
+"""Role → the model that plays it; several, a line each, take turns, trajectory by trajectory."""
 
 
 class Sample(Value):
@@ -128,12 +128,14 @@ async def _samples(
 async def _sample(
     world: World, n: int, shared: Message, tree: Tree, environment: Environment, recipe: Recipe, models: Models
 ) -> Sample:
+    recipe = recipe.heated(n)
+    tester, editor = (dealt(models[role].splitlines(), n) for role in ("tester", "editor"))
     if recipe.strategy(n) == "shell":
         edit = await trajectory(
             world,
             f"shell-{n}",
             Candidate,
-            lambda step: work_in_shell(step, models["editor"], shared, environment, recipe.shell),
+            lambda step: work_in_shell(step, editor, shared, environment, recipe.shell),
         )
         return Sample(strategy="shell", test=None, edit=edit)
     if recipe.strategy(n) == "tools":
@@ -141,14 +143,14 @@ async def _sample(
             world,
             f"tools-{n}",
             Candidate,
-            lambda step: work_with_tools(step, models["editor"], shared, tree, environment, recipe.tools),
+            lambda step: work_with_tools(step, editor, shared, tree, environment, recipe.tools),
         )
         return Sample(strategy="tools", test=None, edit=edit)
     test = await trajectory(
         world,
         f"testing-{n}",
         GeneratedTest,
-        lambda step: write_test(step, models["tester"], shared, environment, recipe.testing),
+        lambda step: write_test(step, tester, shared, environment, recipe.testing),
     )
     if test.reason in ("error", "budget"):  # it will go on from there; an edit begun without its test could not
         return Sample(test=test, edit=Ended(reason=test.reason, note=f"its test: {test.note}"))
@@ -156,6 +158,6 @@ async def _sample(
         world,
         f"editing-{n}",
         Candidate,
-        lambda step: make_edit(step, models["editor"], shared, tree, environment, test.value, recipe.editing),
+        lambda step: make_edit(step, editor, shared, tree, environment, test.value, recipe.editing),
     )
     return Sample(test=test, edit=edit)

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -17,6 +17,8 @@ from runoff.agent.testing import TestingRecipe
 from runoff.sandbox.protocol import Value
 from runoff.selection.elect import SelectionRecipe
 from runoff.selection.scaling import ScalingRecipe
+
+T = TypeVar("T")
 
 Strategy = Literal["pair", "shell", "tools"]
 """A kind of trajectory: a testing and an editing one, seeded with its test; or an agent in a sandbox, with a shell or
@@ -33,6 +35,8 @@ class Recipe(Value):
     """Begin with a few of them and look whether more are worth it; None: all of them, whatever the first come to."""
     strategies: tuple[Strategy, ...] = Field(default=("pair",), min_length=1)
     """Which kinds, dealt in turn: of ("pair", "shell"), trajectories 1, 3, 5 are pairs. One named twice gets twice as many."""
+    temperatures: tuple[float, ...] = ()
+    """In turn in place of the kinds' own temperatures, so that trajectories differ on purpose."""
     context: ContextRecipe = ContextRecipe()
     testing: TestingRecipe = TestingRecipe()
     editing: EditingRecipe = EditingRecipe()
@@ -42,7 +46,20 @@ class Recipe(Value):
 
     def strategy(self, n: int) -> Strategy:
         """The kind of trajectory number n, from 1 on."""
-        return self.strategies[(n - 1) % len(self.strategies)]
+        return dealt(self.strategies, n)
+
+    def heated(self, n: int) -> Recipe:
+        """With the temperature of trajectory number n in all of its kinds."""
+        if not self.temperatures:
+            return self
+        kinds = {"testing": self.testing, "editing": self.editing, "shell": self.shell, "tools": self.tools}
+        update = {"temperature": dealt(self.temperatures, n)}
+        return self.model_copy(update={name: kind.model_copy(update=update) for name, kind in kinds.items()})
+
+
+def dealt(choices: Sequence[T], n: int) -> T:
+    """The choice of trajectory number n, from 1 on, where they take turns."""
+    return choices[(n - 1) % len(choices)]
 
 
 class BadRecipe(Exception):
