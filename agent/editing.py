@@ -13,7 +13,7 @@ from runoff.agent.prompts import prompts
 from runoff.agent.protocol import Message, Request, Sampling
 from runoff.agent.step import Ended, Step
 from runoff.agent.testing import GeneratedTest
-from runoff.agent.verdict import Verdict, capped, contract, read_verdict, script_run
+from runoff.agent.verdict import Verdict, capped, contract, read_verdict, script_run, verdict_on_base
 from runoff.sandbox.protocol import Raw, Refused, Value
 
 
@@ -143,8 +143,7 @@ async def try_script(
         return None, None
 
     async def on_base(step: Step) -> Verdict | None:
-        run = script_run(step.world, environment.state, script, seconds=seconds, env=environment.env)
-        return read_verdict(run, await step.execute("test", run))
+        return await verdict_on_base(step, "test", environment.state, script, seconds=seconds, env=environment.env)
 
     async def on_patched(step: Step) -> Verdict | None:
         if not draft:
