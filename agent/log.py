@@ -168,7 +168,7 @@ class Log:
         data, doubts = path.read_bytes(), set[int]()
         for whole, part in _lines(data):
             if whole:
-                record = json.loads(part)
+                record = json.loads(part.decode())  # from bytes, it would guess the encoding of each
                 doubts -= set(record.get("damaged", ()))
                 self._take(record, doubtful=bool(doubts))
             else:

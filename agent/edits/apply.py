@@ -82,7 +82,7 @@ class _Plan:
     def add(self, change: Change) -> None:
         match change:
             case Edit(path, parts) | Diff(path, parts):
-                if name := self._path(f"{'edit' if isinstance(change, Edit) else 'diff'} {path}", path):
+                if name := self._path(f"{'edit' if isinstance(change, Edit) else 'patch'} {path}", path):
                     self.pairs.setdefault(name, []).extend(parts)
             case File(path):
                 if (name := self._path(f"file {path}", path)) and self._claim(self.given, name, f"file {path}"):
@@ -153,7 +153,7 @@ class _Plan:
         return True
 
     def _edited(self, path: str, pairs: Sequence[Pair | Hunk]) -> bytes | None:
-        block = f"{'diff' if pairs and isinstance(pairs[0], Hunk) else 'edit'} {path}"
+        block = f"{'patch' if pairs and isinstance(pairs[0], Hunk) else 'edit'} {path}"
         source = self.sources.get(path, path)
         original = self._original(source)
         moved = next((target for target, source in self.sources.items() if source == path), None)

@@ -81,8 +81,8 @@ class Answer(NamedTuple):
 
 
 def describe(*blocks: str, diffs: bool = False) -> str:
-    """The grammar for a prompt; of the named blocks alone, or of all. `diffs`: with <diff> instead of <edit>."""
-    offered = [name for name, tag in TAGS.items() if tag.says and name != ("edit" if diffs else "diff")]
+    """The grammar for a prompt; of the named blocks alone, or of all. `diffs`: with <patch> instead of <edit>."""
+    offered = [name for name, tag in TAGS.items() if tag.says and name != ("edit" if diffs else "patch")]
     if unknown := set(blocks) - set(offered):
         raise ValueError(f"not a block: {', '.join(sorted(unknown))}; there are {', '.join(offered)}")
     chosen = [(name, TAGS[name]) for name in offered if not blocks or name in blocks]
@@ -91,7 +91,9 @@ def describe(*blocks: str, diffs: bool = False) -> str:
         says = _SAID_BESIDE_DIFFS.get(name, tag.says) if diffs else tag.says
         parts.append(f"{_EXAMPLES[name]}\n{says}{' Taken only alone, beside no other block.' if tag.alone else ''}")
     if any(tag.body for _, tag in chosen):
-        parts.append(_LABELS.format(*(('<diff:A path="…">', "</diff:A>") if diffs else ("<search:A>", "</search:A>"))))
+        parts.append(
+            _LABELS.format(*(('<patch:A path="…">', "</patch:A>") if diffs else ("<search:A>", "</search:A>")))
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -119,14 +121,14 @@ TAGS = {
         "may have several pairs, on different lines. Every edit is made to the original files, not to the result of an "
         "earlier answer: repeat what you want to keep. Line endings, and a missing newline at the end, are kept.",
     ),
-    "diff": Tag(
+    "patch": Tag(  # not <diff>: prompts put that around the diffs they show, and it comes back in quotes
         "text",
         ("path",),
         says="Changes a file by hunks of a unified diff. A line that begins with @@ begins a hunk; the numbers on it are "
         "not read and can be left out. Every other line has its sign, a space, - or +, before its exact indentation; "
         "an empty line is an empty line that stays. The lines that stay and those taken away must stand, one after "
-        "another, at exactly one place of the original file: show enough of those that stay. A diff may have several "
-        "hunks, on different lines, and is about one file. Every diff is made to the original files, not to the result "
+        "another, at exactly one place of the original file: show enough of those that stay. A patch may have several "
+        "hunks, on different lines, and is about one file. Every patch is made to the original files, not to the result "
         "of an earlier answer: repeat what you want to keep. Line endings, and a missing newline at the end, are kept.",
     ),
     "search": Tag("text"),
@@ -227,7 +229,7 @@ def _written(change: Change) -> Iterator[str]:
             yield "</edit>"
         case Diff(path, hunks):
             yield from _enclosed(
-                "diff", f" path={_quoted(path)}", [line for hunk in hunks for line in ("@@", *hunk.lines)]
+                "patch", f" path={_quoted(path)}", [line for hunk in hunks for line in ("@@", *hunk.lines)]
             )
         case File(path, lines, eol, end):
             attributes = f" path={_quoted(path)}"
@@ -279,7 +281,7 @@ for example <file:A path="…"> or {}: it is closed only by the same label, </fi
 nothing in between is taken for a tag."""
 
 _SAID_BESIDE_DIFFS = {
-    "rename": "Renames a file. To change its text as well, add a <diff> from its old text for the new path."
+    "rename": "Renames a file. To change its text as well, add a <patch> from its old text for the new path."
 }
 
 _EXAMPLES = {
@@ -294,7 +296,7 @@ _EXAMPLES = {
             )
         ]
     ).strip(),
-    "diff": render(
+    "patch": render(
         [
             Diff(
                 "pkg/shapes.py",

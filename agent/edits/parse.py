@@ -103,8 +103,8 @@ class _Parser:
             self._skip_to(tag.closing)
         elif TAGS[tag.name].body:
             opened, body = self.at, self._body(tag)
-            if body is not None and tag.name == "diff":
-                self._diff(tag, opened, body)
+            if body is not None and tag.name == "patch":
+                self._patch(tag, opened, body)
             elif body is not None:
                 self._text(tag, body)
         elif tag.name == "delete":
@@ -124,8 +124,8 @@ class _Parser:
             body = body[1:-1]
         self.tests.append("".join(f"{line}\n" for line in body))
 
-    def _diff(self, diff: Seen, opened: int, body: Sequence[str]) -> None:
-        path, numbered = diff.attributes["path"], list(enumerate(body, opened + 1))
+    def _patch(self, patch: Seen, opened: int, body: Sequence[str]) -> None:
+        path, numbered = patch.attributes["path"], list(enumerate(body, opened + 1))
         if len(body) > 1 and is_fence(body[0]) and is_fence(body[-1]):
             numbered = numbered[1:-1]
         head = list(takewhile(lambda line: not line[1].startswith("@@"), numbered))
@@ -139,9 +139,9 @@ class _Parser:
                 return
         named = patched_paths("".join(f"{line}\n" for _, line in head).encode("utf-8", "surrogateescape"))
         if named and not {path, path.removeprefix("a/"), path.removeprefix("b/")} & set(named):
-            self._problem(opened, f"{diff} is about {path}, but the diff in it about {named[-1]}")
+            self._problem(opened, f"{patch} is about {path}, but the diff in it about {named[-1]}")
         if len(head) == len(numbered):
-            self._problem(opened, f"{diff} holds no hunk; a hunk begins with a line @@")
+            self._problem(opened, f"{patch} holds no hunk; a hunk begins with a line @@")
         hunks: list[list[str]] = []
         ends: list[set[str]] = []
         for number, line in numbered[len(head) :]:
@@ -160,7 +160,7 @@ class _Parser:
         if any(len(sides) == 1 for sides in ends):
             self._problem(
                 opened,
-                f"{diff} would add or take away the newline at the end of the file, which a diff keeps; "
+                f"{patch} would add or take away the newline at the end of the file, which a patch keeps; "
                 "write the whole file in a <file>",
             )
         self.changes.append(Diff(path, tuple(Hunk(tuple(lines)) for lines in hunks)))

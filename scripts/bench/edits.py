@@ -4,7 +4,7 @@ A case is a window of a real file, in which lines are put that could be taken fo
 fences, tags, diffs), a change to it, and somebody who writes the change down:
 
     edits, diffs, files   as the grammar says, by `render`: has to come out exactly, so a refusal is a failure, too
-    quoting               as an <edit> or <diff> whose old lines are misquoted or stand at several places
+    quoting               as an <edit> or <patch> whose old lines are misquoted or stand at several places
     diff tool             as `difflib.unified_diff` prints it, with wrong numbers and counts
     careless              without labels, whatever tags are in the text, as a model may that forgot the rule
 
@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from runoff.agent.edits import Change, Diff, Edit, EditProblem, File, Hunk, Pair, apply, changes_between, parse, render
 
 PATH = "pkg/a.txt"
-NAMES = "edit diff search replace file test delete rename done choose".split()
+NAMES = "edit patch diff search replace file test delete rename done choose".split()
 ALIKE = [
     *(
         form.format(name)
@@ -176,7 +176,7 @@ def outcome(case: Case) -> str:
         head = ["--- a/" + PATH, "+++ b/" + PATH] * dice.randrange(2)
         label = ":Z9" * (dice.random() < 0.8)  # the others forget the label
         return judged(
-            _made("\n".join([f'<diff{label} path="{PATH}">', *head, *lines, f"</diff{label}>\n"]), old),
+            _made("\n".join([f'<patch{label} path="{PATH}">', *head, *lines, f"</patch{label}>\n"]), old),
             old,
             meant,
         )

@@ -74,10 +74,10 @@ def test_the_description_is_itself_an_answer_so_it_cannot_promise_what_the_parse
 
 def test_the_description_shows_and_names_every_tag_and_attribute() -> None:
     said = describe()
-    assert "<diff" not in said
+    assert "<patch" not in said
     assert "<edit" not in describe(diffs=True)
     assert "<search" not in describe(diffs=True)
-    said += describe("diff", diffs=True)
+    said += describe("patch", diffs=True)
     for name, tag in TAGS.items():
         assert f"<{name}" in said
         for attribute in tag.needs:
@@ -479,13 +479,13 @@ def test_feedback_on_a_file_twenty_times_as_long_takes_about_twenty_times_as_lon
 
 
 def patched(old: bytes, *lines: str, path: str = "a.py") -> bytes | None:
-    answer = parse("\n".join((f"<diff path='{path}'>", *lines, "</diff>")))
+    answer = parse("\n".join((f"<patch path='{path}'>", *lines, "</patch>")))
     assert answer.problems == ()
     return apply(answer.edits, {path: old}.get)[path]
 
 
 def unread(*lines: str) -> str:
-    answer = parse("\n".join(("<diff path='a.py'>", *lines, "</diff>")))
+    answer = parse("\n".join(("<patch path='a.py'>", *lines, "</patch>")))
     assert answer.edits == ()
     (problem,) = answer.problems
     return problem
@@ -496,6 +496,13 @@ def test_a_hunk_stands_where_its_lines_stand_whatever_its_numbers_say() -> None:
     for header in ("@@", "@@ -90,1 +7,55 @@ def f():", "@@ ... @@", "@@ -2 +2 @@"):
         assert patched(old, header, " b", "-c", "+x", "+y") == b"a\nb\nx\ny\nd\n"
     assert patched(old, "@@ -4 +4 @@", "-d", "+x", "@@ -1 +1 @@", "-a") == b"b\nc\nx\n"
+
+
+def test_a_diff_quoted_from_the_prompt_is_prose() -> None:
+    quoted = "You showed me\n<diff>\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-x\n+y\n</diff>\n"
+    answer = parse(quoted + render([edit("x", "z")]))
+    assert answer.edits == (edit("x", "z"),)
+    assert answer.problems == answer.notices == ()
 
 
 def test_a_diff_as_git_prints_it_is_read() -> None:
@@ -531,14 +538,14 @@ def test_lines_that_stay_keep_their_endings_even_where_difflib_would_pair_others
 def test_a_hunk_is_never_placed_by_likeness() -> None:
     for lines, said in {
         ("@@", "-first = 0"): [
-            "diff a.py: the old text of the hunk does not stand in the file",
+            "patch a.py: the old text of the hunk does not stand in the file",
             "line 1 is `first = 1`",
         ],
         ("@@ -4 +4 @@", "-b"): ["stands at 2 places, lines 2 and 4"],
         ("@@ -1,0 +1 @@", "+x"): ["the hunk has no old lines"],
-        ("@@", " b", "-a", "@@", " a", " b"): ["diff a.py, hunk 2: its old text", "overlaps", "make one hunk"],
+        ("@@", " b", "-a", "@@", " a", " b"): ["patch a.py, hunk 2: its old text", "overlaps", "make one hunk"],
     }.items():
-        answer = parse("\n".join(("<diff path='a.py'>", *lines, "</diff>")))
+        answer = parse("\n".join(("<patch path='a.py'>", *lines, "</patch>")))
         (problem,) = refused(answer.edits, {"a.py": b"first = 1\nb\na\nb\n"})
         assert all(part in problem for part in said), problem
 
