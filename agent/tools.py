@@ -28,7 +28,7 @@ async def work_with_tools(
 ) -> Ended[Candidate]:
     """A conversation of up to `turns` replies. However it ends, what was changed until then is the candidate."""
     say = prompts("tools")
-    task = say.first(recipe=recipe, script=SCRIPT, contract=contract(recipe.test_seconds), test=environment.test)
+    task = say.first(recipe=recipe, script=SCRIPT, contract=contract(recipe.test_seconds), environment=environment)
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
     view = View(shared.then("user", task), model, sampling, recipe.window, TOOLS)
     loops, reviewed = Loops(recipe.repeats), not recipe.review
