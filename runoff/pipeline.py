@@ -75,6 +75,7 @@ async def solve(
     samples = await settled(*(_sample(world, n, shared, tree, environment, recipe, models) for n in numbers))
 
     tell("selection")
+    world.reserve = 0.0  # this is what it was kept for
     candidates = [sample.edit.value for sample in samples if sample.edit.value]
     selection = await elect(
         world, models, shared, tree, environment, candidates, generated_tests(samples), recipe.selection
