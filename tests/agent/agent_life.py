@@ -18,7 +18,7 @@ from runoff.agent.observations import AgentRecipe
 from runoff.agent.protocol import Call, Message, Reply, ToolCall
 from runoff.agent.shell import work_in_shell
 from runoff.agent.step import Ended, Step, World, trajectory
-from runoff.agent.tools import work_with_tools
+from runoff.agent.calls import work_with_tools
 from runoff.sandbox.bubblewrap import Bubblewrap
 from runoff.sandbox.protocol import Execution
 from tests.workshop import Workshop
