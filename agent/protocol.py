@@ -14,7 +14,8 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 
 class ModelError(Exception):
-    """
+    """`spent` is what a call that failed took all the same, for whoever keeps the ledger.
+
     ModelError
     ├── ModelMisconfigured   unknown model, missing or refused key: the same for every call, so the run stops
     ├── ContextOverflow      the conversation does not fit the model: the trajectory ends `context`
@@ -22,6 +23,8 @@ class ModelError(Exception):
     ├── Stopping             the user asked to stop: nothing new is begun, what is paid for is recorded
     └── ModelUnreachable     still failing after every retry (429, 5xx, time-outs, empty replies): the unit ends `infra`
     """
+
+    spent: Reply | None = None
 
 
 class ModelMisconfigured(ModelError):
@@ -131,6 +134,18 @@ class Sampling(Value):
     max_tokens: int | None = 8192
     logprobs: int | None = None
     """How many alternatives to report at each token; None: no log-probs."""
+    effort: str | None = None
+    """How much a reasoning model is to think, in the provider's words: minimal, low, medium, high."""
+    thinking: int | None = None
+    """Tokens it may think at most, where a provider takes a number."""
+
+    def parts(self) -> dict[str, Any]:
+        """What a recorded request is compared by: what came after the first three fields only where it is set."""
+        return {
+            name: value
+            for name, value in self.model_dump().items()
+            if value is not None or name in ("temperature", "max_tokens", "logprobs")
+        }
 
 
 class Request(NamedTuple):
@@ -148,7 +163,22 @@ class Usage(Value):
     """All tokens of the prompt, cached ones included."""
     cached: int = 0
     """Of `input`, those read from the provider's cache."""
+    written: int = 0
+    """Of `input`, those written to it, where the provider says so (and bills them dearer)."""
     output: int = 0
+    """All tokens generated, those of thinking included."""
+    reasoning: int = 0
+    """Of `output`, those of thinking, where the provider says so."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
+
+
+class Bill(Value):
+    """What was used, and its price in US dollars; None if that is unknown, which is never taken for 0."""
+
+    usage: Usage = Usage()
+    cost: float | None = None
 
 
 class Token(Value):
@@ -170,6 +200,8 @@ class Reply(Value):
     tokens: tuple[Token, ...] | None = None
     recorded: bool = False
     """Answered from a recording: nothing was billed for it."""
+    cut: Bill | None = None
+    """An estimate of answers to this call that broke off and were asked for again: possibly billed."""
 
 
 class Call(NamedTuple):

@@ -22,7 +22,7 @@ async def work_in_shell(
 ) -> Ended[Candidate]:
     """A conversation of up to `turns` replies. However it ends, what was changed until then is the candidate."""
     say = prompts("shell")
-    task = say.first(recipe=recipe, script=SCRIPT, contract=contract(recipe.test_seconds), test=environment.test)
+    task = say.first(recipe=recipe, script=SCRIPT, contract=contract(recipe.test_seconds), environment=environment)
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
     view = View(shared.then("user", task), model, sampling, recipe.window)
     loops, state, reviewed = Loops(recipe.repeats), environment.state, not recipe.review

@@ -14,7 +14,7 @@ from runoff.agent.protocol import Message
 from runoff.agent.shell import work_in_shell
 from runoff.agent.step import Ended, World, settled, trajectory
 from runoff.agent.testing import GeneratedTest, write_test
-from runoff.agent.tools import work_with_tools
+from runoff.agent.calls import work_with_tools
 from runoff.instance import Instance
 from runoff.recipe import Recipe, Strategy, dealt
 from runoff.sandbox.protocol import Value
@@ -85,6 +85,7 @@ async def solve(
     samples, looks = await _samples(world, shared, tree, environment, recipe, models)
 
     tell("selection")
+    world.reserve = 0.0  # this is what it was kept for
     candidates = [sample.edit.value for sample in samples if sample.edit.value]
     selection = await elect(
         world, models, shared, tree, environment, candidates, generated_tests(samples), recipe.selection

@@ -8,8 +8,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from runoff.agent.budget import parse_budget
 from runoff.agent.context import ContextRecipe
 from runoff.agent.editing import EditingRecipe
 from runoff.agent.observations import AgentRecipe
@@ -23,6 +24,24 @@ T = TypeVar("T")
 Strategy = Literal["pair", "shell", "tools"]
 """A kind of trajectory: a testing and an editing one, seeded with its test; or an agent in a sandbox, with a shell or
 with tools to call."""
+
+
+class BudgetRecipe(Value):
+    """What may be spent beside the --budget of a run, in the same words: `0.50`, `300ktok`, `100calls,20min`."""
+
+    trajectory: str | None = None
+    """By each trajectory."""
+    issue: str | None = None
+    """By all that an issue takes."""
+    reserve: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the issue's and of the run's budget that is kept for the selection: what was made is always submitted."""
+
+    @field_validator("trajectory", "issue")
+    @classmethod
+    def _readable(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_budget(text)
+        return text
 
 
 class Recipe(Value):
@@ -43,6 +62,8 @@ class Recipe(Value):
     shell: AgentRecipe = AgentRecipe()
     tools: AgentRecipe = AgentRecipe()
     selection: SelectionRecipe = SelectionRecipe()
+    budgets: BudgetRecipe | None = None
+    """None: its defaults. What is not set is not part of a run's identity: runs made before there was this go on."""
 
     def strategy(self, n: int) -> Strategy:
         """The kind of trajectory number n, from 1 on."""

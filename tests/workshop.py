@@ -68,12 +68,12 @@ class Workshop:
         }
         key = tuple(sorted(contents.items()))
         if key not in self._sources:
-            self._sources[key] = self.run(self._source(contents))
+            self._sources[key] = self.run(self.source(self.sandbox, contents))
         state = self._sources[key]
         return Environment(**{"state": state, "pristine": state, "env": _VARIABLES} | more)
 
     def shell(self, state: State, command: str) -> State:
-        return self.run(self._shell(state, command))
+        return self.run(_shell(self.sandbox, state, command))
 
     def world(self, model: Model | None = None) -> World:
         log = Log(self._folder / f"{next(self._numbers)}.jsonl")
@@ -122,17 +122,20 @@ class Workshop:
 
         return self.run(scene())
 
-    async def _source(self, contents: Mapping[str, bytes]) -> State:
-        base = await self.sandbox.base(Base(binds=tuple(str(place) for place in (_PREFIX, _PACKAGES))))
-        state = await self._shell(base, _ENVIRONMENT)
-        state = await self.sandbox.write(state, {f"/testbed/{path}": text for path, text in contents.items()})
-        return await self._shell(state, _COMMIT)
+    @staticmethod
+    async def source(sandbox: Bubblewrap, contents: Mapping[str, bytes]) -> State:
+        """A repository of these files at its only commit."""
+        base = await sandbox.base(Base(binds=tuple(str(place) for place in (_PREFIX, _PACKAGES))))
+        state = await _shell(sandbox, base, _ENVIRONMENT)
+        state = await sandbox.write(state, {f"/testbed/{path}": text for path, text in contents.items()})
+        return await _shell(sandbox, state, _COMMIT)
 
-    async def _shell(self, state: State, command: str) -> State:
-        done = await self.sandbox.execute(state, ("sh", "-ec", command))
-        assert done.exit_code == 0, done.text
-        assert done.after
-        return done.after
+
+async def _shell(sandbox: Bubblewrap, state: State, command: str) -> State:
+    done = await sandbox.execute(state, ("sh", "-ec", command))
+    assert done.exit_code == 0, done.text
+    assert done.after
+    return done.after
 
 
 class Remembering:

@@ -20,7 +20,7 @@ from runoff.agent.log import Log, read
 from runoff.agent.observations import AgentRecipe
 from runoff.agent.protocol import ContextOverflow, Message, Reply, ToolCall
 from runoff.agent.step import Ended, Step, World, trajectory
-from runoff.agent.tools import TOOLS, located, read_call, work_with_tools
+from runoff.agent.calls import TOOLS, located, read_call, work_with_tools
 from tests.workshop import Workshop
 
 FILES: dict[str, str | bytes] = {
