@@ -65,7 +65,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     tests = [item for item in session.items if isinstance(item, pytest.Function) and _mode(item) == "rootless"]
     if os.geteuid() == 0 and tests and not session.config.option.collectonly:
         session.items.sort(key=lambda item: item in tests)
-        session.stash[_nobody] = _start_as_nobody([test.nodeid for test in tests])
+        full = ["--full"] if session.config.getoption("--full") else []
+        session.stash[_nobody] = _start_as_nobody([*full, *(test.nodeid for test in tests)])
 
 
 def _mode(item: pytest.Function) -> object:
@@ -96,7 +97,7 @@ def _report(item: pytest.Function) -> None:
             pytest.fail(part.text or part.get("message") or part.tag, pytrace=False)
 
 
-def _start_as_nobody(tests: list[str]) -> tuple[subprocess.Popen[str], tempfile.TemporaryDirectory[str]]:
+def _start_as_nobody(arguments: list[str]) -> tuple[subprocess.Popen[str], tempfile.TemporaryDirectory[str]]:
     paths = os.pathsep.join([str(ROOT), *site.getsitepackages()])
     directory = tempfile.TemporaryDirectory(prefix="rootless-")
     shutil.chown(directory.name, NOBODY, NOBODY)
@@ -105,7 +106,7 @@ def _start_as_nobody(tests: list[str]) -> tuple[subprocess.Popen[str], tempfile.
     process = subprocess.Popen(
         [
             *("unshare", "--mount", "--propagation", "private", "sh", "-ec", _within_reach() + 'exec "$@"', "sh"),
-            *(*AS_NOBODY, *pytest_of_nobody, f"--junit-xml={directory.name}/report.xml", *tests),
+            *(*AS_NOBODY, *pytest_of_nobody, f"--junit-xml={directory.name}/report.xml", *arguments),
         ],
         cwd=ROOT,
         env=environment,

@@ -177,6 +177,16 @@ def _is_ours(mounted: str, place: Path) -> bool:
     return mounted in _TARGETS or mounted.startswith(str(place))
 
 
+def _groups() -> set[Path]:
+    """At the top of each hierarchy, and below the group that this process is in: others on this machine come and go."""
+    top, found = Path("/sys/fs/cgroup"), set[Path]()
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, own = line.split(":", 2)
+        for mounted in (top / name for name in controllers.removeprefix("name=").split(",")):
+            found |= {*mounted.glob("*/"), *(mounted / own.lstrip("/")).rglob("*/")}
+    return found
+
+
 def _snapshot(machine: Machine) -> dict[str, object]:
     """What nobody should have changed: mounts and control groups seen from here, planted files and processes."""
     place = machine.place
@@ -184,7 +194,7 @@ def _snapshot(machine: Machine) -> dict[str, object]:
     left = ("planted.json", "terminal")
     files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept if path.name not in left}
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    groups = [path for path in Path("/sys/fs/cgroup").rglob("*/") if not re.search("runoff-|docker", str(path))]
+    groups = [path for path in _groups() if not re.search("runoff-|docker", str(path))]
     return {
         **files,
         **{str(path): "is there" for path in groups},
