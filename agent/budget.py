@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from runoff.agent.protocol import BudgetSpent, Message, ModelMisconfigured, Reply, Usage
 
@@ -16,50 +17,77 @@ class Prices(NamedTuple):
     input: float
     cached: float
     output: float
+    written: float | None = None
+    """Of input that is written to the provider's cache; None: as any other."""
 
     def of(self, usage: Usage) -> float:
-        fresh = usage.input - usage.cached
-        return fresh * self.input + usage.cached * self.cached + usage.output * self.output
+        written = self.input if self.written is None else self.written
+        fresh = usage.input - usage.cached - usage.written
+        known = fresh * self.input + usage.cached * self.cached + usage.written * written
+        return known + usage.output * self.output
 
 
 class Budget:
-    """Caps on money and on tokens; None: no cap.
+    """Caps on money (US dollars), tokens, calls and wall time (seconds since it was made); None: no cap.
 
     `check` before a call, `add` after it. A call that has begun is let finish, so what is spent passes a cap by no
     more than the calls then in flight. Money whose amount is not known cannot be held to a cap: the next check says so.
+    What is spent of a budget is spent of the one it is `within`, too.
     """
 
-    def __init__(self, money: float | None = None, tokens: int | None = None) -> None:
-        self.money, self.tokens = money, tokens
+    def __init__(
+        self,
+        money: float | None = None,
+        tokens: int | None = None,
+        *,
+        calls: int | None = None,
+        seconds: float | None = None,
+        within: Budget | None = None,
+        whose: str = "the budget",
+        remedy: str = "raise --budget to go on",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.money, self.tokens, self.calls, self.seconds = money, tokens, calls, seconds
+        self.within = within
         self.spent_money = 0.0
         self.spent_tokens = 0
+        self.spent_calls = 0
         self.unknown_calls = 0
         """Calls that were paid for at a price nobody knows: `spent_money` is without them."""
+        self._whose, self._remedy = whose, remedy
         self._unpriced: str | None = None
+        self._clock, self._began = clock, clock()
 
-    def check(self) -> None:
-        """Raises BudgetSpent if no further call may begin."""
+    def check(self, reserve: float = 0.0) -> None:
+        """Raises BudgetSpent if no further call may begin. `reserve`: the share of each cap that is kept for others."""
         if self.money is not None and self._unpriced is not None:
             raise BudgetSpent(_not_priced(self._unpriced, self.money))
-        if self.money is not None and self.spent_money >= self.money:
-            raise BudgetSpent(
-                f"the budget of ${self.money:.2f} is spent (${self.spent_money:.4f}); raise --budget to go on"
-            )
-        if self.tokens is not None and self.spent_tokens >= self.tokens:
-            raise BudgetSpent(
-                f"the budget of {self.tokens:,} tokens is spent ({self.spent_tokens:,}); raise --budget to go on"
-            )
+        share, passed = 1 - reserve, self._clock() - self._began
+        for cap, spent, named in (
+            (self.money, self.spent_money, f"of ${self.money or 0:.2f} is spent (${self.spent_money:.4f})"),
+            (self.tokens, self.spent_tokens, f"of {self.tokens or 0:,} tokens is spent ({self.spent_tokens:,})"),
+            (self.calls, self.spent_calls, f"of {self.calls or 0:,} calls is spent"),
+            (self.seconds, passed, f"of {self.seconds or 0:g} s is spent"),
+        ):
+            if cap is not None and spent >= cap * share:
+                kept = f", but for the {reserve:.0%} kept for the selection" if reserve and spent < cap else ""
+                raise BudgetSpent(f"{self._whose} {named}{kept}; {self._remedy}")
+        if self.within:
+            self.within.check(reserve)
 
     def add(self, reply: Reply, model: str = "the model") -> None:
-        """Count what a call took. A recorded reply took nothing."""
+        """Count what a call took, with what broke off on its way. A recorded reply took nothing."""
         if reply.recorded:
             return
-        self.spent_tokens += reply.usage.input + reply.usage.output
-        if reply.cost is None:
-            self.unknown_calls += 1
-            self._unpriced = self._unpriced or model
-        else:
-            self.spent_money += reply.cost
+        if self.within:
+            self.within.add(reply, model)
+        self.spent_calls += 1
+        for bill in (reply, reply.cut) if reply.cut else (reply,):
+            self.spent_tokens += bill.usage.input + bill.usage.output
+            self.spent_money += bill.cost or 0.0
+            if bill.cost is None and bill.usage != Usage():
+                self.unknown_calls += 1
+                self._unpriced = self._unpriced or model
 
     def check_prices(self, models: Iterable[str], price_of: Callable[[str], Prices | None]) -> None:
         """Raises ModelMisconfigured, before anything is spent, if money is capped and a model's price is not known."""
@@ -71,32 +99,52 @@ class Budget:
                 raise ModelMisconfigured(what, remedy, exit_code=2)
 
 
-def parse_budget(text: str) -> Budget:
-    """`2.50` or `$2.50`: dollars. `5000tok`, `300ktok`, `1.5Mtok`: tokens, input and output together."""
-    match = re.fullmatch(r"\s*(\$?)(\d+(?:\.\d*)?|\.\d+)(?:([kM]?)(tok))?\s*", text, re.ASCII)
-    amount = float(match[2]) if match else 0.0
-    if not match or (match[1] and match[4]) or not 0 < amount < math.inf:
-        raise ValueError(f"a budget is dollars (2.50, $2.50) or tokens (300ktok, 1.5Mtok), above 0; not {text!r}")
-    if not match[4]:
-        return Budget(money=amount)
-    tokens = round(amount * {"": 1, "k": 1_000, "M": 1_000_000}[match[3]])
-    if not tokens:
-        raise ValueError(f"a budget is at least one token; not {text!r}")
-    return Budget(tokens=tokens)
+def parse_budget(text: str, **how: Any) -> Budget:
+    """`2.50` or `$2.50`: dollars. `300ktok`, `1.5Mtok`: tokens, input and output together. `100calls`. `30min`, `2h`,
+    `90s`: wall time. Several, each of its own kind, joined by commas: `5,300calls,2h`. Raises ValueError, in one line."""
+    caps: dict[str, Any] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\$?)(\d+(?:\.\d*)?|\.\d+)([kM]?tok|calls?|s|min|h|)\s*", part, re.ASCII)
+        amount = float(match[2]) if match else 0.0
+        if not match or (match[1] and match[3]) or not 0 < amount < math.inf:
+            raise ValueError(
+                "a budget is dollars (2.50, $2.50), tokens (300ktok, 1.5Mtok), calls (100calls) or time (30min, 2h), "
+                f"above 0, or several with commas between; not {text!r}"
+            )
+        kind, factor = _UNITS[match[3]]
+        if kind in caps:
+            raise ValueError(f"a budget is one sum of {kind} at most; not {text!r}")
+        caps[kind] = amount * factor if kind in ("money", "seconds") else round(amount * factor)
+        if not caps[kind]:
+            raise ValueError(f"a budget is at least one of its unit; not {text!r}")
+    return Budget(**caps, **how)
+
+
+_UNITS = {
+    "": ("money", 1),
+    "tok": ("tokens", 1),
+    "ktok": ("tokens", 1_000),
+    "Mtok": ("tokens", 1_000_000),
+    "call": ("calls", 1),
+    "calls": ("calls", 1),
+    "s": ("seconds", 1),
+    "min": ("seconds", 60),
+    "h": ("seconds", 3600),
+}
 
 
 def parse_price(text: str) -> Prices:
-    """`IN,OUT` or `IN,CACHED,OUT`: dollars a million tokens, as providers list them."""
+    """`IN,OUT`, `IN,CACHED,OUT` or `IN,CACHED,WRITTEN,OUT`: dollars a million tokens, as providers list them."""
     try:
         numbers = [float(number) / 1_000_000 for number in text.split(",")]
         if len(numbers) == 2:
             numbers.insert(1, numbers[0])
-        prices = Prices(*numbers)
-        if not all(0 <= price < math.inf for price in prices):
+        prices = Prices(*numbers[:2], *numbers[:1:-1])
+        if not all(0 <= price < math.inf for price in numbers):
             raise ValueError
     except (TypeError, ValueError):
         raise ValueError(
-            f"a price is IN,OUT or IN,CACHED,OUT in dollars a million tokens (0.25,2 or 0.25,0.025,2); not {text!r}"
+            f"a price is IN,OUT, IN,CACHED,OUT or IN,CACHED,WRITTEN,OUT in dollars a million tokens (0.25,2 or 0.25,0.025,2); not {text!r}"
         ) from None
     return prices
 

@@ -6,17 +6,17 @@ import asyncio
 import math
 import re
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from runoff.agent import providers
+from runoff.agent import providers, tools
 from runoff.agent.budget import Budget, Prices, estimated
+from runoff.agent.pace import Gate, Minute, Rate, Warmth
 from runoff.agent.protocol import (
+    Bill,
     Call,
     ContextOverflow,
     ModelError,
@@ -26,6 +26,7 @@ from runoff.agent.protocol import (
     Request,
     Stopping,
     Token,
+    ToolCall,
     Usage,
 )
 
@@ -36,8 +37,13 @@ LONGEST_WAIT = 120.0
 class LiteLLM:
     """A `Model` that asks providers through litellm.
 
-    The budget is checked before every attempt. Whoever records a reply adds it to the budget; what is lost with a
-    call that fails, though it was billed, is added here. A reply's usage and cost include its billed empty attempts.
+    The budget is checked before every attempt; whoever records a reply, or the `spent` of an error, adds it. A reply's
+    usage and cost include its billed empty attempts.
+
+    `timeout` is in seconds of a whole call. `stall` seconds without a further piece end an answer that has begun (None:
+    answers come in one piece; so they do where log-probs are asked for, which not every provider streams).
+    `rates` are by provider, that of "" is for all others. `native_tools`: whether models take tools, None if litellm is
+    to say; for those that do not, tools are described in the prompt, and calls read from the text.
     """
 
     def __init__(
@@ -48,15 +54,17 @@ class LiteLLM:
         timeout: float = 600,
         attempts: int = 6,
         stop: asyncio.Event | None = None,
-        concurrency: int = 8,
+        rates: Mapping[str, Rate] = {},
+        stall: float | None = None,
+        native_tools: bool | None = None,
         prices: Mapping[str, Prices] = {},
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.budget = budget or Budget()
         self.api_base, self.timeout, self.attempts, self.stop = api_base, timeout, attempts, stop
-        self.concurrency, self.prices = concurrency, prices
+        self.rates, self.stall, self.native_tools, self.prices = rates, stall, native_tools, prices
         self._sleep = sleep
-        self._gates: dict[str, _Gate] = {}
+        self._endpoints: dict[str, _Endpoint] = {}
         self._answered = set[str]()
 
     def check(self, models: Iterable[str]) -> None:
@@ -76,7 +84,7 @@ class LiteLLM:
 
         request = call.request
         self._refuse(request.model)
-        empty: list[Reply] = []
+        lost = _Lost()
         backoff = wait_exponential_jitter(initial=1, max=60, jitter=1)
 
         def wait(state: RetryCallState) -> float:
@@ -91,13 +99,12 @@ class LiteLLM:
             sleep=self._pause,
             reraise=True,
         )
-        provider = providers.provider(request.model) or ""
-        gate = self._gates.setdefault(provider, _Gate(self.concurrency))
+        endpoint = self._endpoint(request.model)
         failure: ModelError
         # A call keeps its place while it waits to try again: an endpoint in trouble is not asked by ever more calls.
-        async with gate.place():
+        async with endpoint.warmth.turn(request.model, request.conversation) as begun, endpoint.gate.place():
             try:
-                reply: Reply = await retrying(self._attempt, request, gate, empty)
+                reply: Reply = await retrying(self._attempt, request, endpoint, lost, begun)
             except _Transient as error:
                 times = "once" if self.attempts == 1 else f"{self.attempts} times"
                 failure = ModelUnreachable(
@@ -107,51 +114,111 @@ class LiteLLM:
                 failure = error
             else:
                 self._answered.add(request.model)
-                return _with(reply, empty)
-        for lost in empty:
-            self.budget.add(lost, request.model)
+                return lost.added(reply) or reply
+        failure.spent = lost.added(None)
         raise failure
 
     async def close(self) -> None:
         """Close the connections litellm keeps open."""
         await providers.litellm().close_litellm_async_clients()
 
-    async def _attempt(self, request: Request, gate: _Gate, empty: list[Reply]) -> Reply:
+    def _endpoint(self, model: str) -> _Endpoint:
+        name = providers.provider(model) or ""
+        if name not in self._endpoints:
+            rate = self.rates.get(name) or self.rates.get("") or Rate()
+            self._endpoints[name] = _Endpoint(Gate(rate.at_once), Minute(rate, self._pause), Warmth())
+        return self._endpoints[name]
+
+    async def _attempt(self, request: Request, endpoint: _Endpoint, lost: _Lost, begun: Callable[[], None]) -> Reply:
+        counted = await endpoint.minute.admit(estimated(request.conversation, "").input)
         if self.stop and self.stop.is_set():
             raise Stopping("stopped by the user")
         self.budget.check()
         began = time.monotonic()
+        heard = _Heard()
         failure: Exception
         try:
             # Of the whole call: litellm's own begins anew with every byte, and some providers send blanks while they think.
             async with asyncio.timeout(self.timeout):
-                response = await providers.litellm().acompletion(**self._arguments(request))
-            reply = self._read(request, response)
+                reply = await self._answer(request, heard, begun)
         except Exception as error:
             failure = self._failure(request.model, error)
+            if heard.all():
+                usage, price = estimated(request.conversation, heard.all()), self.price_of(request.model)
+                lost.cut.append(Bill(usage=usage, cost=price.of(usage) if price else None))
         else:
-            if reply.text.strip():
-                gate.widen()
+            counted(reply.usage.input + reply.usage.output)
+            if reply.text.strip() or reply.calls:
+                endpoint.gate.widen()
                 return reply
-            empty.append(reply)
+            lost.empty.append(reply)
             more = "; it used up max_tokens before it said anything" if reply.finish == "length" else ""
             failure = _Transient(f"an empty reply (finish: {reply.finish}){more}")
         if isinstance(failure, _Transient) and failure.status == 429:
-            gate.narrow(began)
+            endpoint.gate.narrow(began)
         # Raised out of the handler, so that no traceback goes on to litellm's error, where a key might be.
         raise failure
 
+    async def _answer(self, request: Request, heard: _Heard, begun: Callable[[], None]) -> Reply:
+        arguments = self._arguments(request)
+        if self.stall is None or request.sampling.logprobs is not None:
+            response = await providers.litellm().acompletion(**arguments)
+            begun()
+            if not response.choices:
+                raise ValueError("a body that holds no reply")
+            choice = response.choices[0]
+            calls = [
+                (call.id or "", call.function.name or "", call.function.arguments)
+                for call in choice.message.tool_calls or ()
+            ]
+            return self._reply(
+                request,
+                choice.message.content or "",
+                calls,
+                finish=choice.finish_reason,
+                counted=getattr(response, "usage", None),
+                logprobs=getattr(choice, "logprobs", None),
+            )
+        stream = await providers.litellm().acompletion(**arguments, stream=True, stream_options={"include_usage": True})
+        pieces, wait, counted = aiter(stream), None, None
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(wait):
+                        piece = await anext(pieces)
+                except StopAsyncIteration:
+                    break
+                except TimeoutError:
+                    raise _Stalled(f"the answer stalled: nothing came for {self.stall:g} s") from None
+                counted = getattr(piece, "usage", None) or counted
+                for choice in piece.choices[:1]:
+                    heard.take(choice)
+                if heard.all():
+                    begun()
+                    wait = self.stall
+        finally:
+            await stream.aclose()
+        if heard.finish is None and not heard.all():
+            raise ValueError("a body that holds no reply")
+        # What litellm gives as usage at the end is its own count where the provider sent none.
+        reported = any(getattr(piece, "usage", None) for piece in stream.chunks)
+        calls = [(id_, name, arguments) for id_, name, arguments in heard.calls.values()]
+        return self._reply(
+            request, heard.text, calls, finish=heard.finish, counted=counted if reported else None, logprobs=None
+        )
+
     def _arguments(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling
+        native = self._takes_tools(request.model)
         arguments: dict[str, Any] = {
             "model": request.model,
-            "messages": [
-                {"role": said.role, "content": _sendable(said.text)} for said in request.conversation.messages()
-            ],
+            "messages": _messages(request, native=native, marked=providers.marks_cache(request.model)),
             "timeout": self.timeout,
             "num_retries": 0,
             "max_retries": 0,
         }
+        if request.tools and native:
+            arguments["tools"] = tools.native(request.tools)
         if self.api_base:
             arguments["api_base"] = self.api_base
             if providers.keyless(request.model) and providers.missing_keys(request.model):
@@ -162,24 +229,39 @@ class LiteLLM:
             arguments["max_tokens"] = sampling.max_tokens
         if sampling.logprobs is not None:
             arguments |= {"logprobs": True, "top_logprobs": sampling.logprobs}
+        if sampling.effort is not None:
+            arguments["reasoning_effort"] = sampling.effort
+        if sampling.thinking is not None:
+            arguments["thinking"] = {"type": "enabled", "budget_tokens": sampling.thinking}
         return arguments
 
-    def _read(self, request: Request, response: Any) -> Reply:
-        if not response.choices:
-            raise ValueError("a body that holds no reply")
-        choice = response.choices[0]
-        text = _sendable(choice.message.content or "")
-        counted = getattr(response, "usage", None)
+    def _takes_tools(self, model: str) -> bool:
+        return providers.takes_tools(model) if self.native_tools is None else self.native_tools
+
+    def _reply(
+        self,
+        request: Request,
+        text: str,
+        called: Sequence[tuple[str, str, str]],
+        *,
+        finish: str | None,
+        counted: Any,
+        logprobs: Any,
+    ) -> Reply:
+        text = _sendable(text)
+        calls = tuple(ToolCall(id=id_, name=name, arguments=_sendable(asked)) for id_, name, asked in called)
         usage, cost = _usage(counted), None
         if usage.input + usage.output == 0:
-            usage = estimated(request.conversation, text)  # so that a cap on tokens holds; the cost stays unknown
+            # So that a cap on tokens holds; the cost stays unknown.
+            usage = estimated(request.conversation, text + "".join(call.arguments for call in calls))
         elif request.model in self.prices:
             cost = self.prices[request.model].of(usage)
         elif self.price_of(request.model):
             cost = providers.cost(request.model, counted)
-        finish = str(getattr(choice, "finish_reason", None) or "stop")
+        if request.tools and not self._takes_tools(request.model):
+            text, calls = tools.parsed(text, request.conversation)
         return Reply(
-            text=text, usage=usage, cost=cost, finish=finish, tokens=_tokens(getattr(choice, "logprobs", None))
+            text=text, calls=calls, usage=usage, cost=cost, finish=str(finish or "stop"), tokens=_tokens(logprobs)
         )
 
     def _failure(self, model: str, error: Exception) -> Exception:
@@ -187,6 +269,8 @@ class LiteLLM:
         litellm = providers.litellm()
         said = providers.plain(str(error))
         status = int(getattr(error, "status_code", None) or 0)
+        if isinstance(error, _Stalled):
+            return _Transient(str(error))
         if isinstance(error, TimeoutError | litellm.Timeout):
             return _Transient(f"no answer within {self.timeout:g} s", status)
         if isinstance(error, litellm.ContextWindowExceededError) or status == 413 or _OVERFLOW.search(said):
@@ -260,55 +344,82 @@ class _Transient(Exception):
         self.status, self.retry_after = status, retry_after
 
 
-class _Gate:
-    """How many calls an endpoint gets at once: half as many after a 429, one more after each round that went well."""
+class _Stalled(Exception):
+    pass
 
-    def __init__(self, most: int) -> None:
-        self._most, self._limit = most, float(most)
-        self._inside = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._narrowed = -math.inf
 
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        # No lock: nothing else may run between a reply and its being added to the budget, see `LiteLLM.ask`.
-        if self._inside < int(self._limit) and not self._waiting:
-            self._inside += 1
-        else:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._leave()
-                raise
-        try:
-            yield
-        finally:
-            self._leave()
+class _Endpoint(NamedTuple):
+    gate: Gate
+    minute: Minute
+    warmth: Warmth
 
-    def widen(self) -> None:
-        self._limit = min(float(self._most), self._limit + 1 / self._limit)
 
-    def narrow(self, began: float) -> None:
-        if began >= self._narrowed:  # calls that were sent before the last cut say nothing about what it did
-            self._limit, self._narrowed = max(1.0, self._limit / 2), time.monotonic()
+class _Heard:
+    """What has come of an answer so far."""
 
-    def _leave(self) -> None:
-        self._inside -= 1
-        while self._waiting and self._inside < int(self._limit):
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._inside += 1
-                turn.set_result(None)
+    def __init__(self) -> None:
+        self.text = ""
+        self.silent = ""
+        """Thinking that is billed and not part of the reply."""
+        self.calls: dict[int, list[str]] = {}
+        """Id, name and arguments by the call's index."""
+        self.finish: str | None = None
+
+    def take(self, choice: Any) -> None:
+        delta = choice.delta
+        self.text += delta.content or ""
+        self.silent += getattr(delta, "reasoning_content", None) or ""
+        for part in getattr(delta, "tool_calls", None) or ():
+            call = self.calls.setdefault(part.index, ["", "", ""])
+            call[0] = part.id or call[0]
+            call[1] = part.function.name or call[1]
+            call[2] += part.function.arguments or ""
+        self.finish = choice.finish_reason or self.finish
+
+    def all(self) -> str:
+        return self.text + self.silent + "".join(call[2] for call in self.calls.values())
+
+
+class _Lost:
+    """What the attempts of one call took that gave no reply."""
+
+    def __init__(self) -> None:
+        self.empty: list[Reply] = []
+        self.cut: list[Bill] = []
+
+    def added(self, reply: Reply | None) -> Reply | None:
+        """A reply, or none, and with it what was lost before; None if that is nothing."""
+        paid = [*self.empty, *([reply] if reply else [])]
+        if not paid and not self.cut:
+            return None
+        known = [each.cost for each in paid if each.cost is not None]
+        total = {
+            "usage": sum((each.usage for each in paid), Usage()),
+            "cost": sum(known) if len(known) == len(paid) else None,
+            "cut": _sum(self.cut),
+        }
+        return (reply or Reply(text="")).model_copy(update=total)
+
+
+def _sum(bills: list[Bill]) -> Bill | None:
+    costs = [bill.cost for bill in bills if bill.cost is not None]
+    usage = sum((bill.usage for bill in bills), Usage())
+    return Bill(usage=usage, cost=sum(costs) if len(costs) == len(bills) else None) if bills else None
 
 
 def _usage(counted: Any) -> Usage:
-    details = getattr(counted, "prompt_tokens_details", None)
-    cached = getattr(details, "cached_tokens", None) or getattr(counted, "cache_read_input_tokens", None) or 0
-    given = getattr(counted, "prompt_tokens", None) or 0
-    return Usage(input=max(given, cached), cached=cached, output=getattr(counted, "completion_tokens", None) or 0)
+    given, said = getattr(counted, "prompt_tokens_details", None), getattr(counted, "completion_tokens_details", None)
+    cached = getattr(given, "cached_tokens", None) or getattr(counted, "cache_read_input_tokens", None) or 0
+    written = (
+        getattr(given, "cache_creation_tokens", None) or getattr(counted, "cache_creation_input_tokens", None) or 0
+    )
+    return Usage(
+        input=max(getattr(counted, "prompt_tokens", None) or 0, cached + written),
+        cached=cached,
+        written=written,
+        output=getattr(counted, "completion_tokens", None) or 0,
+        reasoning=getattr(said, "reasoning_tokens", None) or 0,
+    )
 
 
 def _tokens(reported: Any) -> tuple[Token, ...] | None:
@@ -330,17 +441,32 @@ def _finite(logprob: float | None) -> float:
     return logprob if logprob is not None and math.isfinite(logprob) else -9999.0  # as OpenAI writes "impossible"
 
 
-def _with(reply: Reply, empty: list[Reply]) -> Reply:
-    if not empty:
-        return reply
-    calls = [*empty, reply]
-    usage = Usage(
-        input=sum(each.usage.input for each in calls),
-        cached=sum(each.usage.cached for each in calls),
-        output=sum(each.usage.output for each in calls),
-    )
-    costs = [each.cost for each in calls if each.cost is not None]
-    return reply.model_copy(update={"usage": usage, "cost": sum(costs) if len(costs) == len(calls) else None})
+def _messages(request: Request, *, native: bool, marked: bool) -> list[dict[str, Any]]:
+    """A conversation as the chat-completions interface takes it. `marked`: the provider caches what it is told to."""
+    talk = request.conversation.messages()
+    messages: list[dict[str, Any]] = []
+    for said in talk:
+        role, text = (said.role, said.text) if native else tools.said(said)
+        message: dict[str, Any] = {"role": role, "content": _sendable(text)}
+        if native and said.calls:
+            message |= {"content": message["content"] or None, "tool_calls": tools.native_calls(said.calls)}
+        if native and said.role == "tool":
+            message["tool_call_id"] = said.call
+        messages.append(message)
+    if request.tools and not native:
+        messages[0]["content"] += f"\n\n{tools.described(request.tools)}"  # at the end: what is shared stays a prefix
+    for message in (messages[0], messages[-1]) if marked else ():
+        _mark(message)
+    return messages
+
+
+def _mark(message: dict[str, Any]) -> None:
+    """Have what ends here cached: what all trajectories share, and the conversation so far."""
+    mark = {"type": "ephemeral"}
+    if message["role"] == "tool":
+        message["cache_control"] = mark
+    elif isinstance(message["content"], str) and message["content"]:
+        message["content"] = [{"type": "text", "text": message["content"], "cache_control": mark}]
 
 
 def _sendable(text: str) -> str:

@@ -36,7 +36,7 @@ class Recorded:
     """Answers from a recording: a folder with a file `<instance>.jsonl` an instance, or one such file.
 
     A line is a JSON object: `trajectory`, `path`, `text`; `shape` and `digest` of the conversation it answered; where
-    they are known `usage`, `tokens` (log-probs) and `finish`. Of two lines for one call the later counts.
+    they are known `usage`, `tokens` (log-probs), `finish` and `calls` (of tools). Of two lines for one call the later counts.
     """
 
     def __init__(self, folder_or_file: Path | str) -> None:
@@ -65,7 +65,7 @@ class Recorded:
         )  # fmt: skip
         if differs is not None and asked not in differs:
             differs.append(asked)
-        known = {name: line[name] for name in ("finish", "tokens") if name in line}
+        known = {name: line[name] for name in ("finish", "tokens", "calls") if name in line}
         usage = line.get("usage") or estimated(conversation, line["text"])
         return Reply.model_validate({"text": line["text"], "usage": usage, "cost": 0.0, "recorded": True} | known)
 
@@ -99,7 +99,7 @@ class Recording:
             "shape": conversation.shape,
             "digest": conversation.digest,
         }
-        line |= reply.model_dump(mode="json", include={"usage", "tokens", "finish"}, exclude_defaults=True)
+        line |= reply.model_dump(mode="json", include={"usage", "tokens", "finish", "calls"}, exclude_defaults=True)
         with file.open("ab") as out:
             out.write(json.dumps(line | {"text": reply.text}).encode() + b"\n")
 

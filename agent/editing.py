@@ -13,7 +13,7 @@ from runoff.agent.prompts import prompts
 from runoff.agent.protocol import Message, Request, Sampling
 from runoff.agent.step import Ended, Step
 from runoff.agent.testing import GeneratedTest
-from runoff.agent.verdict import Verdict, capped, contract, read_verdict, script_run
+from runoff.agent.verdict import Verdict, capped, contract, read_verdict, script_run, verdict_on_base
 from runoff.sandbox.protocol import Raw, Refused, Value
 
 
@@ -89,7 +89,7 @@ async def make_edit(
                 left=left,
             )
         else:
-            before, after = await _try(here, environment, draft, script, recipe.seconds)
+            before, after = await try_script(here, environment, draft, script, recipe.seconds)
             told = say.ran(
                 patch=_shown(draft),
                 syntax=draft.syntax if draft else (),
@@ -135,7 +135,7 @@ async def _draft(
     return Draft(patch=patch, syntax=tuple(syntax))
 
 
-async def _try(
+async def try_script(
     here: Step, environment: Environment, draft: Draft | None, script: str | None, seconds: float
 ) -> tuple[Verdict | None, Verdict | None]:
     """What the test says of the base and of the patched code; None where there is no test, or no edit."""
@@ -143,8 +143,7 @@ async def _try(
         return None, None
 
     async def on_base(step: Step) -> Verdict | None:
-        run = script_run(step.world, environment.state, script, seconds=seconds, env=environment.env)
-        return read_verdict(run, await step.execute("test", run))
+        return await verdict_on_base(step, "test", environment.state, script, seconds=seconds, env=environment.env)
 
     async def on_patched(step: Step) -> Verdict | None:
         if not draft:

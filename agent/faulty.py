@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from runoff.agent.protocol import Usage
+from runoff.agent.protocol import Reply, Usage
+from runoff.agent.tools import native_calls
 
 
 class Fault(enum.StrEnum):
@@ -54,7 +55,7 @@ def seeded(seed: int, rate: float, kinds: Sequence[Fault] = TRANSIENT, most: int
     return choose
 
 
-Messages = list[dict[str, str]]
+Messages = list[dict[str, Any]]
 
 
 class Faulty:
@@ -63,6 +64,9 @@ class Faulty:
         with Faulty([Fault.LIMITED, Fault.CUT], lambda messages: "done") as server:
             LiteLLM(api_base=server.api_base)
 
+    Streams where it is asked to; then CUT ends the body, and DRIP the words, half-way. A `Reply` as the answer may call
+    tools.
+
     `schedule` lists what goes wrong in the order requests arrive (None: nothing does), and then all is well; or it is a
     function, see `seeded`. Prompt tokens that a former request had too are counted as cached ones, as providers do.
     """
@@ -70,7 +74,7 @@ class Faulty:
     def __init__(
         self,
         schedule: Sequence[Fault | None] | Schedule = (),
-        answer: Callable[[Messages], str] = lambda messages: f"heard: {messages[-1]['content'][:80]}",
+        answer: Callable[[Messages], str | Reply] = lambda messages: f"heard: {_text(messages[-1])[:80]}",
         *,
         retry_after: str = "1",
         latency: float = 0.0,
@@ -152,6 +156,10 @@ class Faulty:
                 handler.send(400, _refusal(said, "exceed_context_size_error"))
             case Fault.STALL:
                 self._closing.wait()
+            case Fault.DRIP if body.get("stream"):
+                self._reply(handler, body, self._answer(body["messages"]), whole=False)
+                while not self._closing.wait(0.05):
+                    handler.piece(b": blank\n\n")
             case Fault.DRIP:
                 handler.send(200, b" " * 10_000, whole=False)
                 while not self._closing.wait(0.05):
@@ -160,6 +168,7 @@ class Faulty:
                 handler.reset()
             case Fault.CUT:
                 self._reply(handler, body, self._answer(body["messages"]), whole=False)
+                handler.close_connection = True
             case Fault.EMPTY:
                 self._reply(handler, body, "")
             case Fault.GARBAGE:
@@ -167,41 +176,62 @@ class Faulty:
             case Fault.WRONG:
                 handler.send(200, b'{"object": "chat.completion", "choices": [], "hello": "world"}')
 
-    def _reply(self, handler: _Handler, body: dict[str, Any], text: str, whole: bool = True) -> None:
-        usage = self._count(body["messages"], text)
-        words = text.split(" ")
-        said = [{"token": word, "logprob": -0.1, "top_logprobs": [{"token": word, "logprob": -0.1}]} for word in words]
-        raw = {
-            "id": f"chatcmpl-{len(self.requests)}",
-            "object": "chat.completion",
-            "created": 0,
-            "model": body["model"],
-            "choices": [
-                {
-                    "index": 0,
-                    "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": text},
-                    "logprobs": {"content": said} if body.get("logprobs") and text else None,
-                }
-            ],
-            "usage": {
-                "prompt_tokens": usage.input,
-                "completion_tokens": usage.output,
-                "total_tokens": usage.input + usage.output,
-                "prompt_tokens_details": {"cached_tokens": usage.cached},
-            },
+    def _reply(self, handler: _Handler, body: dict[str, Any], answer: str | Reply, whole: bool = True) -> None:
+        reply = answer if isinstance(answer, Reply) else Reply(text=answer)
+        words = reply.text.split(" ")
+        streams = bool(body.get("stream"))
+        if streams and not whole:
+            words, reply = words[: (len(words) + 1) // 2], Reply(text=" ".join(words[: (len(words) + 1) // 2]))
+        usage = self._count(body["messages"], reply)
+        billed = {
+            "prompt_tokens": usage.input,
+            "completion_tokens": usage.output,
+            "total_tokens": usage.input + usage.output,
+            "prompt_tokens_details": {"cached_tokens": usage.cached},
         }
+        finish = "tool_calls" if reply.calls else "stop"
+        raw = {"id": f"chatcmpl-{len(self.requests)}", "created": 0, "model": body["model"]}
         with self._lock:
             (self.billed if whole else self.lost).append(usage)
+        if streams:
+            calls = [call | {"index": place} for place, call in enumerate(native_calls(reply.calls))]
+            deltas = [{"content": (" " if place else "") + word} for place, word in enumerate(words) if reply.text]
+            deltas += [{"tool_calls": [call]} for call in calls]
+            choices = [
+                [{"index": 0, "delta": {"role": "assistant"} | delta, "finish_reason": None}] for delta in deltas
+            ]
+            ends: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}]
+            ends.append({"choices": [], "usage": billed})
+            handler.begin("text/event-stream")
+            for piece in [{"choices": choice} for choice in choices] + (ends if whole else []):
+                handler.piece(
+                    b"data: " + json.dumps(raw | {"object": "chat.completion.chunk"} | piece).encode() + b"\n\n"
+                )
+            if whole:
+                handler.piece(b"data: [DONE]\n\n")
+                handler.piece(b"")
+            return
+        said = [{"token": word, "logprob": -0.1, "top_logprobs": [{"token": word, "logprob": -0.1}]} for word in words]
+        message: dict[str, Any] = {"role": "assistant", "content": reply.text}
+        if reply.calls:
+            message["tool_calls"] = native_calls(reply.calls)
+        choice = {
+            "index": 0,
+            "finish_reason": finish,
+            "message": message,
+            "logprobs": {"content": said} if body.get("logprobs") and reply.text else None,
+        }
+        raw |= {"object": "chat.completion", "choices": [choice], "usage": billed}
         handler.send(200, json.dumps(raw).encode(), whole=whole)
 
-    def _count(self, messages: Messages, text: str) -> Usage:
-        sizes = [len(message["content"]) // 4 + 4 for message in messages]
+    def _count(self, messages: Messages, reply: Reply) -> Usage:
+        sizes = [len(_text(message)) // 4 + 4 for message in messages]
         digests = _digests(messages)
         with self._lock:
             known = [place + 1 for place, digest in enumerate(digests) if digest in self._seen]
             self._seen.update(digests)
-        return Usage(input=sum(sizes), cached=sum(sizes[: max(known, default=0)]), output=len(text) // 4 + 1)
+        said = len(reply.text) + sum(len(call.arguments) for call in reply.calls)
+        return Usage(input=sum(sizes), cached=sum(sizes[: max(known, default=0)]), output=said // 4 + 1)
 
 
 class _Server(ThreadingHTTPServer):
@@ -232,6 +262,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body if whole else body[: len(body) // 2])
         self.close_connection = self.close_connection or not whole
 
+    def begin(self, kind: str) -> None:
+        """A body whose length is not known yet; `piece` sends it, the empty one ends it."""
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+    def piece(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+
     def reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.rfile.close()
@@ -247,10 +287,16 @@ def _refusal(said: str, kind: str = "injected") -> bytes:
     return json.dumps({"error": {"message": said, "type": kind, "code": None}}).encode()
 
 
+def _text(message: dict[str, Any]) -> str:
+    """What a message says: its content may be absent, or in parts."""
+    content = message["content"] or ""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
 def _digests(messages: Messages) -> list[str]:
     """Of the conversation up to each message."""
     digests, so_far = [], hashlib.blake2b(digest_size=12)
     for message in messages:
-        so_far.update(f"{message['role']}\0{message['content']}\0".encode())
+        so_far.update(f"{message['role']}\0{_text(message)}\0{message.get('tool_calls', '')}".encode())
         digests.append(so_far.hexdigest())
     return digests

@@ -7,7 +7,8 @@ Log order is causal: a durable record vouches for all before it. Everything else
                                        nonces are made from the secret
     intent      t path request new     a paid request is about to be sent; `new` are the messages not written before
     ask         t path request result  its reply, durable before anyone sees it
-    refused     t path why             no reply will come for that intent (overflow, refused, unreachable)
+    refused     t path why             no reply will come for that intent (overflow, refused, unreachable); `result` where
+                                       it took something all the same
     execute     t path request         which execution an effect of this trajectory was
     once        t path request result  a decision that a replay must repeat
     end         t result               the trajectory's result, never invalidated
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from runoff.agent.protocol import Message
+from runoff.agent.secrets import Secrets
 
 Record = dict[str, Any]
 Key = tuple[str, str]
@@ -69,9 +71,15 @@ class Log:
         self.before: dict[str, str] = {}
         """Every message written here, once: its digest → the digest of the one before it."""
         self.ledger: list[Record] = []
-        """Every paid reply ever recorded, also of what was set aside: {t, path, model, usage, cost, recorded}."""
+        """Every paid call ever recorded, also of what was set aside: {t, path, model, usage, cost, recorded, cut}.
+
+        `usage` is as the provider counted it, `cost` what it came to by the prices known then. `cut` is a usage and a
+        cost estimated for answers that broke off on the way: possibly billed.
+        """
         self.possibly_billed: Counter[Key] = Counter()
         """Requests sent with no reply on record: a kill came between. They may have been billed."""
+        self.secrets = Secrets()
+        """What no line may hold: taken out as it is appended."""
         self.secret = ""
         """Known to nobody who runs in a sandbox."""
         self.damaged: list[bytes] = []
@@ -90,18 +98,21 @@ class Log:
         if not self._lines:
             self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._done.add_done_callback(lambda done: done.exception())  # who did not wait learns at the next append
-        self._lines.append(_sealed(record))
+        self._lines.append(_sealed(self.secrets.redacted(record)))
         self._sync |= sync
         self._writer = self._writer or asyncio.create_task(self._write())
         written = asyncio.shield(self._done)  # one waiter's cancellation must not become everyone's
         written.add_done_callback(lambda done: done.cancelled() or done.exception())
         return written
 
-    def unwritten(self, conversation: Message) -> list[list[str]]:
-        """The messages of a conversation that are not in the file yet, oldest first, now taken as written."""
+    def unwritten(self, conversation: Message) -> list[list[Any]]:
+        """The messages of a conversation that are not in the file yet, oldest first, now taken as written.
+
+        Each is [digest, digest of the one before, role, text], and what it has to do with tools, if anything (`Message.tools`).
+        """
         new = list(takewhile(lambda m: m.digest not in self.before, conversation.back()))[::-1]
         self.before |= {m.digest: m.before.digest if m.before else "" for m in new}
-        return [[m.digest, self.before[m.digest], m.role, m.text] for m in new]
+        return [[m.digest, self.before[m.digest], m.role, m.text, *filter(None, [m.tools()])] for m in new]
 
     def reconsider(self, trajectory: str, used: set[str], path: str) -> None:
         """An effect is performed now that damage may have taken: decisions that may have come of it are made again.
@@ -208,7 +219,7 @@ class Log:
             effects[key[1]] = record | {"doubtful": doubtful}
         if kind in ("ask", "refused") and self.possibly_billed[key]:
             self.possibly_billed[key] -= 1
-        if kind == "ask":
+        if kind == "ask" or ("result" in record and kind == "refused"):
             self.ledger.append(ledger_line(record))
 
 
@@ -218,10 +229,10 @@ def _sealed(record: Record) -> bytes:
 
 
 def ledger_line(ask: Record) -> Record:
-    """What one paid reply cost, without its text."""
+    """What one paid call cost, without its text."""
     reply = ask["result"]
     line = {"t": ask["t"], "path": ask["path"], "model": ask["request"]["model"]}
-    return line | {part: reply.get(part) for part in ("usage", "cost", "recorded")}
+    return line | {part: reply.get(part) for part in ("usage", "cost", "recorded", "cut")}
 
 
 def read(path: Path) -> Iterator[Record]:

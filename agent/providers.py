@@ -59,6 +59,19 @@ def key_names(model: str) -> str:
     return " or ".join(names) or f"{start}_API_KEY"
 
 
+def marks_cache(model: str) -> bool:
+    """Whether prompts are cached only where they are marked so, as Anthropic's are wherever they run."""
+    return provider(model) == "anthropic" or "claude" in model.lower()
+
+
+@cache
+def takes_tools(model: str) -> bool:
+    try:
+        return bool(litellm().supports_function_calling(model))
+    except Exception:
+        return False
+
+
 @cache
 def listed_price(model: str) -> Prices | None:
     if (provider(model) or "ollama").startswith("ollama"):  # litellm would ask the server, which has no prices
@@ -70,7 +83,20 @@ def listed_price(model: str) -> Prices | None:
     fresh, output = info.get("input_cost_per_token") or 0.0, info.get("output_cost_per_token") or 0.0
     if not fresh and not output:
         return None
-    return Prices(fresh, info.get("cache_read_input_token_cost") or fresh, output)
+    cached, written = info.get("cache_read_input_token_cost"), info.get("cache_creation_input_token_cost")
+    return Prices(fresh, cached or fresh, output, written)
+
+
+@cache
+def window(model: str) -> int | None:
+    """Tokens of input that a model takes, as litellm lists it; None if it lists nothing."""
+    if (provider(model) or "ollama").startswith("ollama"):
+        return None
+    try:
+        info: dict[str, Any] = litellm().get_model_info(model)
+    except Exception:
+        return None
+    return int(info["max_input_tokens"]) if info.get("max_input_tokens") else None
 
 
 def cost(model: str, counted: Any) -> float | None:

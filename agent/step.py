@@ -18,7 +18,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
 
-from runoff.agent.budget import Budget
+from runoff.agent.budget import Budget, Prices
 from runoff.agent.log import Log, Record, ledger_line
 from runoff.agent.protocol import (
     BudgetSpent,
@@ -86,6 +86,11 @@ class World:
     def __init__(self, log: Log, instance: str, model: Model, sandbox: Sandbox, budget: Budget | None = None) -> None:
         self.log, self.instance, self.model, self.sandbox = log, instance, model, sandbox
         self.budget = budget or Budget()
+        self.cap: Callable[[], Budget] = Budget
+        """Makes the budget that each trajectory has of its own."""
+        self.reserve = 0.0
+        """The share of the budget that nothing may be asked from now: it is kept for what comes last."""
+        self._purses: dict[str, Budget] = {}
         self.votes = (0, 0)
         """Cells of the outcome table that have ended, and all of them: progress for people."""
         self.restart_drifted = False
@@ -95,6 +100,26 @@ class World:
         self.changed: Callable[[str, str], None] = lambda trajectory, path: None
         """Told of every effect that has been performed: progress for people."""
         self._running: dict[str, asyncio.Task[Any]] = {}
+
+    def check(self, trajectory: str) -> None:
+        """Raises BudgetSpent if a trajectory may not ask any more."""
+        self._purse(trajectory).check()
+        self.budget.check(self.reserve)
+
+    def add(self, trajectory: str, reply: Reply, model: str) -> None:
+        """Count what a call took."""
+        self._purse(trajectory).add(reply, model)
+        self.budget.add(reply, model)
+
+    def count_back(self, price_of: Callable[[str], Prices | None] = lambda model: None) -> None:
+        """Count what the log says was paid for before: once, after opening it."""
+        for line in self.log.ledger:
+            self.add(line["t"], priced(line, price_of), line["model"])
+
+    def _purse(self, trajectory: str) -> Budget:
+        if trajectory not in self._purses:
+            self._purses[trajectory] = self.cap()
+        return self._purses[trajectory]
 
     async def execute(self, run: Run) -> Execution:
         """An execution's result: from the record if it was ever executed, shared if it is being executed now."""
@@ -147,9 +172,9 @@ class World:
         )
         if done.outcome == "lost":  # not a result: never recorded
             raise SandboxLost(f"the sandbox failed under {' '.join(run.argv)[:80]}: {done.text[:200].strip()}")
-        self.log.executions[key] = done.model_dump(mode="json")
+        self.log.executions[key] = self.log.secrets.redacted(done.model_dump(mode="json"))
         self.log.append({"kind": "execution", "key": key, "result": self.log.executions[key]})
-        return done
+        return Execution.model_validate(self.log.executions[key])
 
     async def _shared(self, name: str, perform: Callable[[], Awaitable[T]]) -> T:
         task = self._running.get(name)
@@ -173,30 +198,37 @@ class Step:
     async def ask(self, name: str, request: Request) -> Answer:
         """A model's reply, paid for once. Raises what `Model.ask` raises; ContextOverflow is on record too."""
         talk, log = request.conversation, self.world.log
-        asked = {"model": request.model, "sampling": _short(request.sampling.model_dump()), "messages": talk.digest}
+        asked = {"model": request.model, "sampling": _short(request.sampling.parts()), "messages": talk.digest}
+        if request.tools:
+            asked["tools"] = digest(json.dumps([tool.model_dump(mode="json") for tool in request.tools]))
         record: Record = {"t": self.trajectory, "path": self._claim(name), "kind": "ask", "request": asked}
         key = (self.trajectory, record["path"])
         if old := self._recorded(record, talk):
             if old["kind"] == "refused":
                 raise ContextOverflow(old["why"])
             reply = Reply.model_validate(old["result"])
-            return Answer(talk.then("assistant", reply.text), reply)
+            return Answer(talk.then("assistant", reply.text, calls=reply.calls), reply)
         if self.world.stopping:
             raise Stopping("stopped by the user")
-        self.world.budget.check()
+        self.world.check(self.trajectory)
         # The intent is written before the request is sent, so that no kill can hide a bill.
         await log.append(record | {"kind": "intent", "new": log.unwritten(talk)})
         try:
             reply = await self.world.model.ask(Call(self.world.instance, *key, request))
         except ModelError as error:
-            final = isinstance(error, ContextOverflow)
-            log.append(record | {"kind": "refused", "why": str(error), "final": final})
+            record |= {"kind": "refused", "why": str(error), "final": isinstance(error, ContextOverflow)}
+            if error.spent:
+                self.world.add(self.trajectory, error.spent, request.model)
+                record["result"] = _billed(error.spent)
+                log.ledger.append(ledger_line(record))
+            await log.append(record, sync=error.spent is not None)
             raise
-        self.world.budget.add(reply, request.model)
-        said = talk.then("assistant", reply.text)
+        # Taken out before anybody sees it, not only in the log: a replay must give what was given the first time.
+        reply = Reply.model_validate(log.secrets.redacted(reply.model_dump()))
+        self.world.add(self.trajectory, reply, request.model)
+        said = talk.then("assistant", reply.text, calls=reply.calls)
         log.before[said.digest] = talk.digest
-        result = reply.model_dump(mode="json", exclude_defaults=True) | {"text": reply.text, "cost": reply.cost}
-        record |= {"result": result, "new": [[said.digest, talk.digest]]}
+        record |= {"result": _billed(reply) | {"text": reply.text}, "new": [[said.digest, talk.digest]]}
         log.ledger.append(ledger_line(record))
         await log.append(record, sync=True)
         self.world.changed(self.trajectory, record["path"])
@@ -216,7 +248,7 @@ class Step:
         record: Record = {"t": self.trajectory, "path": self._claim(name), "kind": "once", "request": _plain(given)}
         if old := self._recorded(record):
             return old["result"]
-        result = _plain(await decide())
+        result = self.world.log.secrets.redacted(_plain(await decide()))
         self.world.log.append(record | {"result": result})
         return result
 
@@ -315,6 +347,22 @@ async def settled(*running: Awaitable[T]) -> list[T]:
 async def _wait(task: asyncio.Future[T]) -> T:
     """A result that others may wait for too: one waiter's cancellation does not cancel it for everyone."""
     return await asyncio.shield(task)
+
+
+def _billed(reply: Reply) -> dict[str, Any]:
+    return reply.model_dump(mode="json", exclude_defaults=True) | {"cost": reply.cost}
+
+
+def priced(line: Record, price_of: Callable[[str], Prices | None]) -> Reply:
+    """What a line of the ledger took. A price that was not known then is applied now, if it is known now."""
+    known = {part: line[part] for part in ("usage", "cost", "recorded", "cut") if line.get(part) is not None}
+    reply = Reply.model_validate({"text": ""} | known)
+    price = price_of(line["model"]) if reply.cost is None or (reply.cut and reply.cut.cost is None) else None
+    if price is None:
+        return reply
+    cost = price.of(reply.usage) if reply.cost is None else reply.cost
+    cut = reply.cut.model_copy(update={"cost": price.of(reply.cut.usage)}) if reply.cut else None
+    return reply.model_copy(update={"cost": cost, "cut": cut})
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from runoff.agent.environment import Environment
 from runoff.agent.prompts import prompts
 from runoff.agent.protocol import Message, Request, Sampling
 from runoff.agent.step import Ended, Step
-from runoff.agent.verdict import Verdict, contract, read_verdict, script_run
+from runoff.agent.verdict import Verdict, contract, verdict_on_base
 from runoff.sandbox.protocol import Value
 
 
@@ -48,8 +48,9 @@ async def write_test(
             return Ended(reason="done", value=_result(step, script, verdict))
         if said.tests and not said.problems:
             script = said.tests[0]
-            run = script_run(step.world, environment.state, script, seconds=recipe.seconds, env=environment.env)
-            verdict = read_verdict(run, await here.execute("base", run))
+            verdict = await verdict_on_base(
+                here, "base", environment.state, script, seconds=recipe.seconds, env=environment.env
+            )
             told = say.ran(verdict=verdict, left=left)
         elif said.done:
             told = say.not_done(verdict=verdict, left=left)

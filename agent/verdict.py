@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Literal
 
 from runoff.agent.protocol import digest
-from runoff.agent.step import Run, World
+from runoff.agent.step import Run, Step, World
 from runoff.sandbox.protocol import Execution, Limits, State, Value
 
 SHOWN = 5000
@@ -77,6 +77,21 @@ def read_verdict(run: Run, done: Execution, shown: int = SHOWN) -> Verdict:
         return Verdict(outcome=said["verdict"], why=why, output=printed)
     except (ValueError, TypeError, LookupError, AttributeError):  # only who knows the nonce can write such a record
         return Verdict(outcome="broken", why="the record of the run is forged or damaged", output=printed)
+
+
+async def verdict_on_base(
+    step: Step, name: str, state: State, script: str, *, seconds: float, env: dict[str, str]
+) -> Verdict:
+    """What a script says of the unchanged code. It counts as `not fixed` only if it says so twice: a flaky one is broken."""
+    first, second = (script_run(step.world, state, script, seconds=seconds, env=env, repetition=n) for n in (0, 1))
+    verdict = read_verdict(first, await step.execute(name, first))
+    if verdict.outcome != "not fixed":
+        return verdict
+    again = read_verdict(second, await step.execute(f"{name}-again", second))
+    if again.outcome == "not fixed":
+        return verdict
+    why = f"flaky: run twice on the same code, it said not fixed and then {again.outcome} ({again.why})"
+    return Verdict(outcome="broken", why=why, output=again.output)
 
 
 def must_fail_control(scripts: list[str]) -> str:

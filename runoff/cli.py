@@ -61,7 +61,7 @@ def _options(command: Any) -> Any:
                 multiple=True,
                 metavar="[ROLE=]NAME",
                 help="Model, as litellm names it; once for all, or one a role (relevance, ranker, tester, editor, verifier, "
-                "selector). NAME@URL asks a server of your own.",
+                "selector). NAME@URL asks a server of your own; NAME?effort=high says how much to think.",
             ),
             click.option("--api-base", metavar="URL", help="An OpenAI-compatible server of your own."),
             click.option(
@@ -74,7 +74,33 @@ def _options(command: Any) -> Any:
             click.option(
                 "-n", "trajectories", type=click.IntRange(min=1), help="Trajectories an issue; the recipe says 10."
             ),
-            click.option("--budget", metavar="SUM", help="Stop asking at this sum: 2.50 (dollars) or 300ktok."),
+            click.option(
+                "--budget",
+                metavar="SUM",
+                help="Stop asking at this sum: 2.50 (dollars), 300ktok, 100calls, 2h, or several with commas.",
+            ),
+            click.option(
+                "--rate",
+                "rates",
+                multiple=True,
+                metavar="[PROVIDER=]RATE",
+                help="Ask no faster: 500rpm (requests a minute), 2Mtpm (tokens), 16atonce, or several with commas.",
+            ),
+            click.option(
+                "--stall",
+                type=click.FloatRange(min=0),
+                metavar="SECONDS",
+                default=120,
+                show_default=True,
+                help="Ask again for an answer that has begun and does not go on for so long; 0: answers in one piece.",
+            ),
+            click.option(
+                "--tools",
+                type=click.Choice(["auto", "native", "text"]),
+                default="auto",
+                show_default=True,
+                help="Whether the models take tools, or are told of them in the prompt.",
+            ),
             click.option("--recipe", default="hybrid", show_default=True, help="A recipe's name, or a TOML file."),
             click.option(
                 "--set", "settings", multiple=True, metavar="PART.NAME=VALUE", help="Change one setting of the recipe."

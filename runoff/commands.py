@@ -14,8 +14,9 @@ from typing import Any
 import click
 
 from runoff.agent.budget import Budget, Prices, parse_budget, parse_price
+from runoff.agent.pace import Rate, parse_rate
 from runoff.instance import BadTarget, Instance, local_instance
-from runoff.models import Answering, roles
+from runoff.models import STALL, Answering, roles
 from runoff.pipeline import Models
 from runoff.progress import Progress
 from runoff.recipe import Recipe, load_recipe
@@ -137,6 +138,9 @@ async def _run(
         names,
         api_base=options.get("api_base"),
         prices=_prices(options, names),
+        rates=_rates(options),
+        stall=options.get("stall", STALL) or None,
+        native_tools={"native": True, "text": False}.get(options.get("tools") or ""),
         record=options.get("record"),
         budget=budget,
         stop=interrupted,
@@ -158,6 +162,7 @@ async def _run(
             budget,
             restart_drifted=options.get("restart_drifted", False),
             interrupted=interrupted,
+            price_of=model.price_of,
         )
         try:
             with Progress(run) as progress:
@@ -217,6 +222,17 @@ def _budget(text: str | None) -> Budget:
         return parse_budget(text)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _rates(options: dict[str, Any]) -> dict[str, Rate]:
+    rates: dict[str, Rate] = {}
+    for text in options.get("rates", ()):
+        provider, _, sums = text.rpartition("=")
+        try:
+            rates[provider] = parse_rate(sums)
+        except ValueError as error:
+            raise click.UsageError(f"--rate {text}: {error}") from None
+    return rates
 
 
 def _prices(options: dict[str, Any], names: Models) -> dict[str, Prices]:

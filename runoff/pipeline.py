@@ -11,24 +11,33 @@ from runoff.agent.context import Context, Tree, find_context, shared_prompt
 from runoff.agent.editing import Candidate, make_edit
 from runoff.agent.environment import Environment, read_tree
 from runoff.agent.protocol import Message
+from runoff.agent.shell import work_in_shell
 from runoff.agent.step import Ended, World, settled, trajectory
 from runoff.agent.testing import GeneratedTest, write_test
+from runoff.agent.calls import work_with_tools
 from runoff.instance import Instance
-from runoff.recipe import Recipe
+from runoff.recipe import Recipe, Strategy, dealt
 from runoff.sandbox.protocol import Value
-from runoff.selection.elect import elect
+from runoff.selection.elect import elect, look_at
 from runoff.selection.protocol import Selection
+from runoff.selection.scaling import Look
 
 Role = Literal["relevance", "ranker", "tester", "editor", "verifier", "selector"]
 Models = Mapping[str, str]
-"""Role → the model that plays it."""
+"""Role → the model that plays it; several, a line each, take turns, trajectory by trajectory."""
 
 
 class Sample(Value):
-    """What one testing and one editing trajectory, seeded with its test, came to."""
+    """What one place in the pool came to: a testing and an editing trajectory, seeded with its test, or one agent."""
 
-    test: Ended[GeneratedTest]
+    strategy: Strategy = "pair"
+    test: Ended[GeneratedTest] | None
+    """None of an agent: the test it may leave is its candidate's."""
     edit: Ended[Candidate]
+
+    @property
+    def ends(self) -> list[Ended[GeneratedTest] | Ended[Candidate]]:
+        return [self.test, self.edit] if self.test else [self.edit]
 
 
 class Outcome(Value):
@@ -37,6 +46,8 @@ class Outcome(Value):
     instance: Instance
     context: Ended[Context]
     samples: tuple[Sample, ...] = ()
+    looks: tuple[Look, ...] = ()
+    """Where the number of trajectories was decided on the way, each decision with its reasons."""
     selection: Selection
 
     @property
@@ -71,20 +82,20 @@ async def solve(
     shared = shared_prompt(context.value, tree, instance.statement, edits.describe(), ", ".join(environment.installed))
 
     tell("trajectories")
-    numbers = range(1, recipe.trajectories + 1)
-    samples = await settled(*(_sample(world, n, shared, tree, environment, recipe, models) for n in numbers))
+    samples, looks = await _samples(world, shared, tree, environment, recipe, models)
 
     tell("selection")
+    world.reserve = 0.0  # this is what it was kept for
     candidates = [sample.edit.value for sample in samples if sample.edit.value]
     selection = await elect(
         world, models, shared, tree, environment, candidates, generated_tests(samples), recipe.selection
     )
-    return Outcome(instance=instance, context=context, samples=tuple(samples), selection=selection)
+    return Outcome(instance=instance, context=context, samples=tuple(samples), looks=tuple(looks), selection=selection)
 
 
 def generated_tests(samples: tuple[Sample, ...] | list[Sample]) -> list[GeneratedTest]:
-    """All tests of all trajectories: each testing trajectory's, and those that editing trajectories put in their place."""
-    tests = [sample.test.value for sample in samples if sample.test.value]
+    """All tests of all trajectories: each testing trajectory's, and those that the others put in their place or leave."""
+    tests = [sample.test.value for sample in samples if sample.test and sample.test.value]
     for sample in samples:
         edited = sample.edit.value
         if edited and edited.test:
@@ -92,14 +103,55 @@ def generated_tests(samples: tuple[Sample, ...] | list[Sample]) -> list[Generate
     return tests
 
 
+async def _samples(
+    world: World, shared: Message, tree: Tree, environment: Environment, recipe: Recipe, models: Models
+) -> tuple[list[Sample], list[Look]]:
+    """All trajectories together; with `scaling` a few at first, and more until a look at them says that it is enough."""
+    samples, looks, scaling = list[Sample](), list[Look](), recipe.scaling
+    wanted = scaling.first if scaling else recipe.trajectories
+    while True:
+        numbers = range(len(samples) + 1, min(wanted, recipe.trajectories) + 1)
+        samples += await settled(*(_sample(world, n, shared, tree, environment, recipe, models) for n in numbers))
+        if not scaling or len(samples) >= recipe.trajectories or any(s.edit.reason == "budget" for s in samples):
+            return samples, looks
+        candidates = [sample.edit.value for sample in samples if sample.edit.value]
+        tests = generated_tests(samples)
+        looks.append(
+            await look_at(
+                world, models, shared, tree, environment, candidates, tests, recipe.selection, scaling, len(samples)
+            )
+        )
+        if looks[-1].stop:
+            return samples, looks
+        wanted = len(samples) + scaling.step
+
+
 async def _sample(
     world: World, n: int, shared: Message, tree: Tree, environment: Environment, recipe: Recipe, models: Models
 ) -> Sample:
+    recipe = recipe.heated(n)
+    tester, editor = (dealt(models[role].splitlines(), n) for role in ("tester", "editor"))
+    if recipe.strategy(n) == "shell":
+        edit = await trajectory(
+            world,
+            f"shell-{n}",
+            Candidate,
+            lambda step: work_in_shell(step, editor, shared, environment, recipe.shell),
+        )
+        return Sample(strategy="shell", test=None, edit=edit)
+    if recipe.strategy(n) == "tools":
+        edit = await trajectory(
+            world,
+            f"tools-{n}",
+            Candidate,
+            lambda step: work_with_tools(step, editor, shared, tree, environment, recipe.tools),
+        )
+        return Sample(strategy="tools", test=None, edit=edit)
     test = await trajectory(
         world,
         f"testing-{n}",
         GeneratedTest,
-        lambda step: write_test(step, models["tester"], shared, environment, recipe.testing),
+        lambda step: write_test(step, tester, shared, environment, recipe.testing),
     )
     if test.reason in ("error", "budget"):  # it will go on from there; an edit begun without its test could not
         return Sample(test=test, edit=Ended(reason=test.reason, note=f"its test: {test.note}"))
@@ -107,6 +159,6 @@ async def _sample(
         world,
         f"editing-{n}",
         Candidate,
-        lambda step: make_edit(step, models["editor"], shared, tree, environment, test.value, recipe.editing),
+        lambda step: make_edit(step, editor, shared, tree, environment, test.value, recipe.editing),
     )
     return Sample(test=test, edit=edit)

@@ -81,7 +81,7 @@ class Progress:
 
     def _counts(self, name: str) -> tuple[str, int, int]:
         log, wanted = self._run.worlds[name].log, self._run.recipe.trajectories
-        ended = [t for t in log.ended if t.startswith("editing-")]
+        ended = [t for t in log.ended if t.partition("-")[0] in ("editing", "shell", "tools")]
         with_patch = [t for t in ended if (log.ended[t].get("value") or {}).get("patch")]
         return f"{len(ended)}/{wanted}", len(with_patch), len(log.executions)
 
@@ -93,7 +93,8 @@ class Progress:
         """Time left, as if the trajectories still to come took what those that ended took; nothing while none has."""
         log, wanted = self._run.worlds[name].log, self._run.recipe.trajectories
         ended = Counter(t.split("-")[0] for t in log.ended)
-        share = (ended["testing"] + ended["editing"]) / (2 * wanted)
+        agents = ended["shell"] + ended["tools"]
+        share = (ended["testing"] + ended["editing"] + 2 * agents) / (2 * wanted)
         passed = time.monotonic() - self._began
         return "" if not share or share == 1 else f"~{passed / share - passed:.0f} s"
 

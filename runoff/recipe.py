@@ -6,15 +6,42 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from runoff.agent.budget import parse_budget
 from runoff.agent.context import ContextRecipe
 from runoff.agent.editing import EditingRecipe
+from runoff.agent.observations import AgentRecipe
 from runoff.agent.testing import TestingRecipe
 from runoff.sandbox.protocol import Value
 from runoff.selection.elect import SelectionRecipe
+from runoff.selection.scaling import ScalingRecipe
+
+T = TypeVar("T")
+
+Strategy = Literal["pair", "shell", "tools"]
+"""A kind of trajectory: a testing and an editing one, seeded with its test; or an agent in a sandbox, with a shell or
+with tools to call."""
+
+
+class BudgetRecipe(Value):
+    """What may be spent beside the --budget of a run, in the same words: `0.50`, `300ktok`, `100calls,20min`."""
+
+    trajectory: str | None = None
+    """By each trajectory."""
+    issue: str | None = None
+    """By all that an issue takes."""
+    reserve: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the issue's and of the run's budget that is kept for the selection: what was made is always submitted."""
+
+    @field_validator("trajectory", "issue")
+    @classmethod
+    def _readable(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_budget(text)
+        return text
 
 
 class Recipe(Value):
@@ -22,11 +49,38 @@ class Recipe(Value):
 
     name: str = "hybrid"
     trajectories: int = Field(default=10, ge=1)
-    """How many testing and editing trajectories an issue gets (parallel scaling); their `turns` are the serial scaling."""
+    """How many of its kinds of trajectories an issue gets (parallel scaling); their `turns` are the serial scaling."""
+    scaling: ScalingRecipe | None = None
+    """Begin with a few of them and look whether more are worth it; None: all of them, whatever the first come to."""
+    strategies: tuple[Strategy, ...] = Field(default=("pair",), min_length=1)
+    """Which kinds, dealt in turn: of ("pair", "shell"), trajectories 1, 3, 5 are pairs. One named twice gets twice as many."""
+    temperatures: tuple[float, ...] = ()
+    """In turn in place of the kinds' own temperatures, so that trajectories differ on purpose."""
     context: ContextRecipe = ContextRecipe()
     testing: TestingRecipe = TestingRecipe()
     editing: EditingRecipe = EditingRecipe()
+    shell: AgentRecipe = AgentRecipe()
+    tools: AgentRecipe = AgentRecipe()
     selection: SelectionRecipe = SelectionRecipe()
+    budgets: BudgetRecipe | None = None
+    """None: its defaults. What is not set is not part of a run's identity: runs made before there was this go on."""
+
+    def strategy(self, n: int) -> Strategy:
+        """The kind of trajectory number n, from 1 on."""
+        return dealt(self.strategies, n)
+
+    def heated(self, n: int) -> Recipe:
+        """With the temperature of trajectory number n in all of its kinds."""
+        if not self.temperatures:
+            return self
+        kinds = {"testing": self.testing, "editing": self.editing, "shell": self.shell, "tools": self.tools}
+        update = {"temperature": dealt(self.temperatures, n)}
+        return self.model_copy(update={name: kind.model_copy(update=update) for name, kind in kinds.items()})
+
+
+def dealt(choices: Sequence[T], n: int) -> T:
+    """The choice of trajectory number n, from 1 on, where they take turns."""
+    return choices[(n - 1) % len(choices)]
 
 
 class BadRecipe(Exception):

@@ -18,6 +18,7 @@ from runoff import __version__
 from runoff.instance import Instance
 from runoff.run import Result, Run
 from runoff.selection.protocol import Cell, Entry, OutcomeTable, Selection, Standing
+from runoff.selection.scaling import behaviour
 from runoff.visible import shown
 
 Kind = Literal["add", "del", "same", "hunk", "meta"]
@@ -167,6 +168,18 @@ class Case:
         if not self.selection:
             return []
         return [standing.entry for standing in self.standings] or [entry.id for entry in self.selection.entries]
+
+    @property
+    def diversity(self) -> str:
+        """How many different things the trajectories tried."""
+        samples = self.result.outcome.samples if self.result.outcome else ()
+        made = sum(sample.edit.value is not None for sample in samples)
+        entries = self.selection.entries if self.selection else ()
+        behaviours = len({behaviour(entry, self.table) for entry in entries})
+        return (
+            f"{count(len(samples), 'trajectory', 'trajectories')} made {count(made, 'candidate')}: "
+            f"{count(len(entries), 'distinct patch', 'distinct patches')}, {count(behaviours, 'distinct behaviour')}."
+        )
 
     @property
     def decided(self) -> str:

@@ -23,14 +23,15 @@ from typing import Any, Literal
 import tomli_w
 
 from runoff import __version__
-from runoff.agent.budget import Budget
+from runoff.agent.budget import Budget, Prices, parse_budget
 from runoff.agent.log import Log, LogBroken, LogBusy
 from runoff.agent.protocol import Model, ModelMisconfigured, Stopping
-from runoff.agent.step import Drift, World, settled
+from runoff.agent.secrets import Secrets
+from runoff.agent.step import Drift, World, priced, settled
 from runoff.environments import EnvironmentFailed
 from runoff.instance import BadTarget, Instance
 from runoff.pipeline import Models, Outcome, solve
-from runoff.recipe import Recipe
+from runoff.recipe import BudgetRecipe, Recipe
 from runoff.sandbox.protocol import Sandbox, SandboxError, StoreFull, Value
 
 Status = Literal["patch", "none", "budget", "stopped", "failed"]
@@ -54,14 +55,22 @@ class Result(Value):
 
 
 class Ledger(Value):
-    """What a run's calls took, recorded answers apart; `unknown` calls have a price that nobody knows."""
+    """What a run's calls took, recorded answers apart; `unknown` calls have a price that nobody knows.
+
+    A price that was not known when a call was made and is known now is applied now. `cut` is what answers that broke off
+    came to, by an estimate: possibly billed, and not part of `cost`.
+    """
 
     calls: int = 0
     recorded: int = 0
     input: int = 0
     cached: int = 0
+    written: int = 0
     output: int = 0
+    reasoning: int = 0
     cost: float = 0.0
+    cut_tokens: int = 0
+    cut_cost: float = 0.0
     unknown: int = 0
     possibly_billed: int = 0
 
@@ -74,7 +83,7 @@ class RunDirectory:
 
     def open(self, instances: Sequence[Instance], recipe: Recipe, models: Models, sandbox: str) -> None:
         """Write run.toml, or check that the one here says the same. Raises BadRun, in one line."""
-        asked = _identity(instances, recipe, models)
+        asked = Secrets().redacted(_identity(instances, recipe, models))
         file = self.path / "run.toml"
         if self.path.exists() and not self.path.is_dir():
             raise BadRun(f"{self.path} is a file; give another --out")
@@ -122,6 +131,7 @@ class Run:
         *,
         restart_drifted: bool = False,
         interrupted: asyncio.Event | None = None,
+        price_of: Callable[[str], Prices | None] = lambda model: None,
     ) -> None:
         self.directory, self.instances, self.recipe, self.models = directory, instances, recipe, models
         self.sandbox, self.budget = sandbox, budget
@@ -131,18 +141,19 @@ class Run:
         self.results: dict[str, Result] = {}
         self.changed: Callable[[], None] = lambda: None
         """Told whenever something happened: progress for people."""
+        self._price_of = price_of
+        caps = recipe.budgets or BudgetRecipe()
         directory.open(instances, recipe, models, sandbox.name)
         for instance in instances:
-            world = World(Log(directory.log(instance.id)), instance.id, model, sandbox, budget)
+            issue = _capped(caps.issue, "issue", within=budget)
+            world = World(Log(directory.log(instance.id)), instance.id, model, sandbox, issue)
+            world.cap = lambda: _capped(caps.trajectory, "trajectory")
+            world.reserve = caps.reserve
+            world.count_back(price_of)
             world.restart_drifted = restart_drifted
             world.changed = lambda *_: self.changed()
             self.worlds[instance.id] = world
             sandbox.refer(directory.log(instance.id))
-            for line in world.log.ledger:
-                if not line["recorded"]:
-                    usage = line["usage"] or {}
-                    budget.spent_tokens += usage.get("input", 0) + usage.get("output", 0)
-                    budget.spent_money += line["cost"] or 0.0
 
     @property
     def stopping(self) -> bool:
@@ -173,11 +184,15 @@ class Run:
                 if line["recorded"]:
                     total["recorded"] += 1
                     continue
+                call = priced(line, self._price_of)
                 total["calls"] += 1
-                for part in ("input", "cached", "output"):
-                    total[part] += (line["usage"] or {}).get(part, 0)
-                total["cost"] += line["cost"] or 0.0
-                total["unknown"] += line["cost"] is None
+                for part, counted in call.usage:
+                    total[part] += counted
+                total["cost"] += call.cost or 0.0
+                total["unknown"] += call.cost is None
+                if call.cut:
+                    total["cut_tokens"] += call.cut.usage.input + call.cut.usage.output
+                    total["cut_cost"] += call.cut.cost or 0.0
         return Ledger.model_validate(total)
 
     async def _one(self, instance: Instance) -> None:
@@ -215,7 +230,7 @@ def exit_code(results: Sequence[Result]) -> int:
 
 def write_views(directory: RunDirectory, results: Sequence[Result], report: str) -> None:
     """Everything a run leaves beside its log; can be made again at any time."""
-    predictions = []
+    predictions, secrets = [], Secrets()
     for result in results:
         outcome = result.outcome
         patch = (outcome.patch if outcome else None) or b""
@@ -225,8 +240,9 @@ def write_views(directory: RunDirectory, results: Sequence[Result], report: str)
                 "selection": outcome.selection.model_dump(mode="json"),
                 "context": outcome.context.model_dump(mode="json"),
             }
+            selection["looks"] = [look.model_dump(mode="json") for look in outcome.looks]
             selection["samples"] = [_sample(sample.model_dump(mode="json")) for sample in outcome.samples]
-        text = json.dumps(selection, indent=1, sort_keys=True).encode() + b"\n"
+        text = json.dumps(secrets.redacted(selection), indent=1, sort_keys=True).encode() + b"\n"
         places = [directory.view(result.instance, "")] + ([directory.path] if len(results) == 1 else [])
         for place in places:
             write_whole(place / "selection.json", text)
@@ -244,7 +260,7 @@ def write_views(directory: RunDirectory, results: Sequence[Result], report: str)
             )
     lines = "".join(json.dumps(prediction) + "\n" for prediction in predictions)
     write_whole(directory.path / "preds.jsonl", lines.encode())
-    write_whole(directory.path / "report.html", report.encode("utf-8", "replace"))
+    write_whole(directory.path / "report.html", secrets.redact(report).encode("utf-8", "replace"))
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -260,6 +276,11 @@ def write_whole(path: Path, data: bytes) -> None:
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
             raise
+
+
+def _capped(caps: str | None, whose: str, within: Budget | None = None) -> Budget:
+    how = {"whose": f"the {whose}'s budget", "remedy": f"raise budgets.{whose} to go on", "within": within}
+    return parse_budget(caps, **how) if caps else Budget(within=within)
 
 
 def _identity(instances: Sequence[Instance], recipe: Recipe, models: Models) -> dict[str, Any]:
@@ -292,9 +313,7 @@ def _named(part: str, known: Mapping[str, Any], asked: Mapping[str, Any]) -> str
 def _status(outcome: Outcome) -> Status:
     if outcome.selection.chosen:
         return "patch"
-    ends = [ended.reason for sample in outcome.samples for ended in (sample.test, sample.edit)] + [
-        outcome.context.reason
-    ]
+    ends = [ended.reason for sample in outcome.samples for ended in sample.ends] + [outcome.context.reason]
     if "budget" in ends:
         return "budget"
     if "error" in ends and not any(sample.edit.value for sample in outcome.samples):
@@ -305,7 +324,7 @@ def _status(outcome: Outcome) -> Status:
 def _sample(sample: dict[str, Any]) -> dict[str, Any]:
     """A sample without the texts that stand elsewhere in the view: the patch and the test of a candidate."""
     for part in ("test", "edit"):
-        if value := sample[part].get("value"):
+        if value := (sample[part] or {}).get("value"):
             sample[part]["value"] = {name: value[name] for name in ("id", "own_verdict") if name in value}
     return sample
 

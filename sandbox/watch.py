@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +25,7 @@ LOOK, LOOK_AT_MEMORY = 0.25, 0.1
 DEEPEST = 1000
 """Directories in each other; a deeper tree has too many `files`, as nobody can tell what lies in it."""
 
-_WALK_AT_LEAST_EVERY = 10.0
+_WALK_AT_LEAST_EVERY = 1.0
 _ENTRIES_AT_ONCE = 2000
 _UNCOUNTABLE = 1 << 63
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -46,7 +46,9 @@ class Watch:
         self._first, self._limits, self._group, self._has_room = first, limits, group, has_room
         self._every = LOOK if "memory" in group.holds else LOOK_AT_MEMORY
         self._look_at_processes = not {"memory", "cpuacct"} <= group.holds
-        self._written = Written(upper, limits["disk"], limits["files"], lambda: unlinked(first))
+        self._written = Written(
+            upper, limits["disk"], limits["files"], lambda: unlinked(first, [process.number for process in tree(first)])
+        )
         self.due = time.monotonic() + self._every
 
     def look(self) -> str:
@@ -182,16 +184,16 @@ class Written:
         return "disk" if self._seen[0] > self._most[0] else "files" if self._seen[1] > self._most[1] else ""
 
 
-def unlinked(first: int | None) -> tuple[int, int]:
-    """Bytes on the disk and count of the files without a name that processes below process 1 hold open."""
+def unlinked(first: int | None, processes: Iterable[int]) -> tuple[int, int]:
+    """Bytes on the disk and count of the files without a name that a sandbox's processes hold open, in its own root."""
     found = dict[int, int]()
     with suppress(OSError):
         here = os.stat(f"/proc/{first}/root").st_dev
-        for process in tree(first):
+        for process in processes:
             with suppress(OSError):
-                for name in os.listdir(f"/proc/{process.number}/fd"):
+                for name in os.listdir(f"/proc/{process}/fd"):
                     with suppress(OSError):
-                        status = os.stat(f"/proc/{process.number}/fd/{name}")
+                        status = os.stat(f"/proc/{process}/fd/{name}")
                         if status.st_nlink == 0 and status.st_dev == here and stat.S_ISREG(status.st_mode):
                             found[status.st_ino] = status.st_blocks * 512
     return sum(found.values()), len(found)

@@ -19,6 +19,7 @@ from runoff.selection.ranking import hybrid
 from runoff.selection.repository_tests import RegressionRecipe
 from runoff.selection.runoff import Decision, RunoffRecipe, decide
 from runoff.selection.sameness import fingerprint
+from runoff.selection.scaling import Look, ScalingRecipe, look
 from runoff.selection.table import fill
 from runoff.selection.verifier import VerifierRecipe, judge
 
@@ -95,6 +96,33 @@ async def elect(
         )
     return whole.model_copy(
         update={"chosen": finalists[0], "reason": f"fallback: {ended.reason} ({ended.note}); first of the ranking"}
+    )
+
+
+async def look_at(
+    world: World,
+    models: Mapping[str, str],
+    shared: Message,
+    tree: Tree,
+    environment: Environment,
+    candidates: Sequence[Candidate],
+    tests: Sequence[GeneratedTest],
+    recipe: SelectionRecipe,
+    scaling: ScalingRecipe,
+    trajectories: int,
+) -> Look:
+    """What the first `trajectories` came to, by their generated tests, and whether more are worth it; on record.
+
+    All that is executed or asked here, selection needs too, and does not pay again.
+    """
+    entries, _ = await _entries(world, environment, candidates)
+    without = recipe.regression.model_copy(update={"files": 0})  # which tests are near depends on who else is there
+    table = await fill(world, environment, tree, entries, tests, without, recipe.seconds) if entries else None
+    scores = await _scores(world, models["verifier"], shared, entries, recipe.verifier) if scaling.verifier else {}
+    found = look(trajectories, entries, table, scores, scaling).model_dump(mode="json")
+    evidence = digest(json.dumps(found, sort_keys=True), size=6)  # a run that goes on may see more than it did
+    return Look.model_validate(
+        await Step(world, "scaling").once(f"look-{trajectories}/{evidence}", lambda: asyncio.sleep(0, found))
     )
 
 

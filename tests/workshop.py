@@ -23,7 +23,7 @@ from runoff.agent.protocol import Model
 from runoff.agent.step import Ended, Step, World, trajectory
 from runoff.agent.verdict import Verdict, read_verdict, script_run
 from runoff.sandbox.bubblewrap import Bubblewrap
-from runoff.sandbox.protocol import Base, State
+from runoff.sandbox.protocol import Applied, Base, Diff, Execution, State
 
 T = TypeVar("T")
 
@@ -68,12 +68,12 @@ class Workshop:
         }
         key = tuple(sorted(contents.items()))
         if key not in self._sources:
-            self._sources[key] = self.run(self._source(contents))
+            self._sources[key] = self.run(self.source(self.sandbox, contents))
         state = self._sources[key]
         return Environment(**{"state": state, "pristine": state, "env": _VARIABLES} | more)
 
     def shell(self, state: State, command: str) -> State:
-        return self.run(self._shell(state, command))
+        return self.run(_shell(self.sandbox, state, command))
 
     def world(self, model: Model | None = None) -> World:
         log = Log(self._folder / f"{next(self._numbers)}.jsonl")
@@ -103,6 +103,10 @@ class Workshop:
 
         return self.play(scene)
 
+    def remembering(self) -> Any:
+        """The sandbox for tests that live through the same over and over."""
+        return Remembering(self.sandbox)
+
     def tree(self, environment: Environment) -> Mapping[str, bytes]:
         return self.play(lambda world: read_tree(world, environment))
 
@@ -118,17 +122,45 @@ class Workshop:
 
         return self.run(scene())
 
-    async def _source(self, contents: Mapping[str, bytes]) -> State:
-        base = await self.sandbox.base(Base(binds=tuple(str(place) for place in (_PREFIX, _PACKAGES))))
-        state = await self._shell(base, _ENVIRONMENT)
-        state = await self.sandbox.write(state, {f"/testbed/{path}": text for path, text in contents.items()})
-        return await self._shell(state, _COMMIT)
+    @staticmethod
+    async def source(sandbox: Bubblewrap, contents: Mapping[str, bytes]) -> State:
+        """A repository of these files at its only commit."""
+        base = await sandbox.base(Base(binds=tuple(str(place) for place in (_PREFIX, _PACKAGES))))
+        state = await _shell(sandbox, base, _ENVIRONMENT)
+        state = await sandbox.write(state, {f"/testbed/{path}": text for path, text in contents.items()})
+        return await _shell(sandbox, state, _COMMIT)
 
-    async def _shell(self, state: State, command: str) -> State:
-        done = await self.sandbox.execute(state, ("sh", "-ec", command))
-        assert done.exit_code == 0, done.text
-        assert done.after
-        return done.after
+
+async def _shell(sandbox: Bubblewrap, state: State, command: str) -> State:
+    done = await sandbox.execute(state, ("sh", "-ec", command))
+    assert done.exit_code == 0, done.text
+    assert done.after
+    return done.after
+
+
+class Remembering:
+    """The real sandbox, which executes the same in the same state once: the lives of a trajectory do so over and over."""
+
+    def __init__(self, sandbox: Any) -> None:
+        self._sandbox, self._known = sandbox, dict[str, Any]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sandbox, name)
+
+    async def execute(self, *what: Any, **how: Any) -> Execution:
+        return await self._once(self._sandbox.execute, *what, **how)  # type: ignore[no-any-return]
+
+    async def apply(self, *what: Any, **how: Any) -> Applied:
+        return await self._once(self._sandbox.apply, *what, **how)  # type: ignore[no-any-return]
+
+    async def diff(self, *what: Any, **how: Any) -> Diff:
+        return await self._once(self._sandbox.diff, *what, **how)  # type: ignore[no-any-return]
+
+    async def _once(self, perform: Callable[..., Any], *what: Any, **how: Any) -> Any:
+        key = repr((perform.__name__, what, how))
+        if key not in self._known:
+            self._known[key] = await perform(*what, **how)
+        return self._known[key]
 
 
 def written(old: Mapping[str, str], new: Mapping[str, str | None]) -> bytes:

@@ -273,7 +273,7 @@ class Containers:
                 began = time.monotonic()
                 if self._engine.processor_seconds(container.id) >= limits.cpu_seconds:
                     ending.ask("cpu")
-                if self._engine.written(container.id) > limits.disk:
+                if self._engine.written(container.id) + self._engine.unlinked(container.id) > limits.disk:
                     ending.ask("disk")
                 if began > files_again:
                     if self._engine.changed(container.id, limits.files) > limits.files:

@@ -11,9 +11,11 @@ import socket
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from runoff.sandbox import watch
 from runoff.sandbox.protocol import SandboxError, SandboxLost, SandboxUnavailable, StoreFull
 
 DEFAULT_URL = "unix:///var/run/docker.sock"
@@ -141,9 +143,24 @@ class Engine:
 
     def processes(self, container: str) -> int:
         """How many there are now; 0 if it does not run."""
-        with self._asked("list processes", ignore=409):
-            return len(self._quick.top(container)["Processes"] or ())
+        return len(self._processes(container))
+
+    def unlinked(self, container: str) -> int:
+        """Bytes in files without a name that its processes hold open, which the engine does not count.
+
+        0 where the engine is not on this machine, or its processes are not ours to look at.
+        """
+        first = self.process(container)
+        with suppress(OSError):
+            if container in Path(f"/proc/{first}/cgroup").read_text():
+                return watch.unlinked(first, self._processes(container))[0]
         return 0
+
+    def _processes(self, container: str) -> list[int]:
+        with self._asked("list processes", ignore=409):
+            said = self._quick.top(container)
+            return [int(row[said["Titles"].index("PID")]) for row in said["Processes"] or ()]
+        return []
 
     def changed(self, container: str, most: int) -> int:
         """How many paths differ from the image, counted as far as `most` + 1."""

@@ -35,7 +35,7 @@ def table(info: Mapping[str, Any]) -> list[Held]:
             limit="disk",
             how="watched",
             detail=watched.format("written")
-            + "; what is frozen is measured once more; not seen: files deleted while they are open",
+            + "; what is frozen is measured once more; files deleted while they are open are seen by root on the engine's machine",
         ),
         Held(
             limit="files",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import datetime
 import hashlib
 import importlib.util
@@ -21,11 +22,13 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from runoff.sandbox import Base, Bubblewrap, Image, Limits, Refused, Sandbox, State
+from runoff.sandbox import Base, Bubblewrap, Image, Limits, Refused, Sandbox, State, defences, skeleton
+from runoff.sandbox.bubblewrap import SANDBOX_UID
 
 Side = Callable[[], Awaitable[object]]
 
@@ -79,6 +82,7 @@ async def one_execution(sandbox: Sandbox, base: State, rounds: int, docker: list
     sides: dict[str, Side] = {
         "state → `true` → next state": lambda: sandbox.execute(state, ["true"]),
         "bare subprocess": lambda: bare(["true"]),
+        "bubblewrap alone, with our arguments": lambda: bare([*alone(sandbox.name), "true"]),
     }
     if docker:
         sides["docker run --rm --network none"] = lambda: bare([*docker, "true"])
@@ -94,6 +98,8 @@ async def one_execution(sandbox: Sandbox, base: State, rounds: int, docker: list
             row(f"`true`: {name}", took[ours], took[name], took[name] / took[ours], "≥ 20 as root, ≥ 10 rootless")
         elif "sandlock" in name:
             row(f"`true`: {name}", took[ours], took[name], took[ours] / took[name], "≤ 2")
+        elif "alone" in name:
+            row(f"`true`: {name}", took[ours], took[name], took[ours] / took[name], "what is not ours to mend")
         else:
             over = (took[ours] - took[name]) * 1000
             row(f"`true`: {name}", took[ours], took[name], took[ours] / took[name], f"{over:.1f} ms over it, aim ≤ 5")
@@ -103,6 +109,40 @@ async def many_executions(sandbox: Sandbox, base: State, count: int = 300) -> No
     began = time.perf_counter()
     await asyncio.gather(*(sandbox.execute(base, ["true"]) for _ in range(count)))
     print(f"{'executions a second':45} {count / (time.perf_counter() - began):8.0f}   (≥ 150)")
+    began, cores = time.perf_counter(), asyncio.Semaphore(os.cpu_count() or 1)
+
+    async def one() -> None:
+        async with cores:
+            await bare([*alone(sandbox.name), "true"])
+
+    await asyncio.gather(*(one() for _ in range(count)))
+    print(f"{'  bubblewrap alone, with our arguments':45} {count / (time.perf_counter() - began):8.0f}")
+
+
+@cache
+def alone(sandbox: str) -> tuple[str, ...]:
+    """bubblewrap as we call it, on an empty root that shows /usr: no states, no filter, no limits, nothing watched."""
+    root, shown = tempfile.mkdtemp(prefix="runoff-bench-"), skeleton.mounts([])
+    atexit.register(shutil.rmtree, root)
+    Path(root).chmod(0o755)
+    skeleton.write(skeleton.plan(shown, SANDBOX_UID), root, SANDBOX_UID)
+    bwrap, setpriv = shutil.which("bwrap"), shutil.which("setpriv")
+    assert bwrap
+    isolated = defences.command(
+        (bwrap, setpriv),
+        (),
+        root=root,
+        read_only=shown,
+        beside={},
+        masks=defences.masks(lambda path: Path(path).exists()),
+        shared_memory=256 << 20,
+        user=SANDBOX_UID,
+        become=sandbox == "bubblewrap-root",
+        environment={"PATH": os.defpath},
+        handles={},
+        cwd="/",
+    )
+    return tuple(isolated)
 
 
 async def chains(sandbox: Sandbox, base: State) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from runoff.agent.budget import Budget, Prices
-from runoff.agent.client import LONGEST_WAIT, LiteLLM, _Gate
+from runoff.agent.client import LONGEST_WAIT, LiteLLM
 from runoff.agent.faulty import TRANSIENT, Fault, Faulty, seeded
+from runoff.agent.pace import Gate, Rate
 from runoff.agent.protocol import (
     BudgetSpent,
     Call,
@@ -76,11 +77,7 @@ def _call(text: str, model: str = PRICED, **sampling: Any) -> Call:
 
 
 def _total(usages: list[Usage]) -> Usage:
-    return Usage(
-        input=sum(usage.input for usage in usages),
-        cached=sum(usage.cached for usage in usages),
-        output=sum(usage.output for usage in usages),
-    )
+    return sum(usages, Usage())
 
 
 def test_what_is_sent_and_what_comes_back() -> None:
@@ -134,7 +131,8 @@ def test_a_lasting_fault_ends_as_unreachable(fault: Fault) -> None:
             client.one()
     assert len(server.requests) == 2
     assert "\n" not in str(end.value)
-    assert client.budget.spent_tokens == sum(usage.input + usage.output for usage in server.billed)
+    spent = end.value.spent.usage if end.value.spent else Usage()
+    assert spent == _total(server.billed), "whoever keeps the ledger is told what it took"
 
 
 def test_nobody_listens() -> None:
@@ -277,7 +275,8 @@ def test_a_conversation_that_does_not_fit(said: str, monkeypatch: pytest.MonkeyP
 def test_prices() -> None:
     given = Prices(1e-6, 1e-7, 2e-6)
     client = Client(prices={"openai/tiny": given, "ollama/llama3": Prices(0, 0, 0)})
-    assert client.price_of(PRICED) == pytest.approx((0.15e-6, 0.075e-6, 0.6e-6))
+    assert client.price_of(PRICED) == Prices(0.15e-6, 0.075e-6, 0.6e-6)
+    assert (client.price_of("anthropic/claude-sonnet-4-5") or given).written == pytest.approx(3.75e-6)
     assert client.price_of("openai/tiny") == given
     assert client.price_of("ollama/llama3") == Prices(0, 0, 0), "the user may say that it is free"
     for model in (
@@ -318,7 +317,7 @@ def test_budget_is_passed_by_no_more_than_the_calls_in_flight(places: int) -> No
         return await asyncio.gather(*(one(number) for number in range(60)), return_exceptions=True)
 
     with Faulty(seeded(1, 0.2, [Fault.BUSY, Fault.EMPTY, Fault.LIMITED]), latency=0.005) as server:
-        client = Client(api_base=server.api_base, budget=budget, concurrency=places)
+        client = Client(api_base=server.api_base, budget=budget, rates={"": Rate(at_once=places)})
         ends = client.run(everyone())
     replies = [end for end in ends if isinstance(end, Reply)]
     assert {type(end) for end in ends} == {Reply, BudgetSpent}
@@ -346,21 +345,41 @@ def test_ledger_equals_the_bill() -> None:
     assert math.fsum(reply.cost or 0 for reply in replies) == pytest.approx(price)
 
 
-def test_an_endpoint_that_says_429_is_asked_less_and_then_more() -> None:
+def test_an_endpoint_is_asked_by_ever_more_calls_until_it_says_429_and_less_then() -> None:
     async def ask(name: str, number: int) -> int:
         server.most_at_once = 0
         await asyncio.gather(*(client.ask(_call(f"{name} {place}")) for place in range(number)))
         return server.most_at_once
 
-    async def phases() -> tuple[int, int, int]:
-        return await ask("first", 8), await ask("then", 8), await ask("at last", 60)
+    async def phases() -> list[int]:
+        return [await ask("first", 2), await ask("then", 40), await ask("limited", 16), await ask("after", 16)]
 
-    with Faulty([Fault.LIMITED] * 16, latency=0.02) as server:
-        client = Client(api_base=server.api_base, concurrency=8)
-        first, then, at_last = client.run(phases())
-    assert first == 8
-    assert 2 <= then <= 6
-    assert at_last > then
+    def limits(digest: str, attempt: int) -> Fault | None:
+        return Fault.LIMITED if attempt == 0 and 42 < len(server.requests) <= 58 else None
+
+    with Faulty(limits, latency=0.02) as server:
+        client = Client(api_base=server.api_base, rates={"": Rate(at_once=16)})
+        first, then, _, after = client.run(phases())
+        assert first <= 2
+        assert 12 <= then <= 16
+        assert after <= 12
+        assert server.faults == {Fault.LIMITED: 16}
+
+
+@pytest.mark.parametrize("fault", [Fault.BROKEN, Fault.BUSY], ids=lambda fault: fault.name)
+def test_a_broken_server_is_not_a_sign_to_ask_less(fault: Fault) -> None:
+    async def phases() -> int:
+        await asyncio.gather(*(client.ask(_call(f"first {place}")) for place in range(60)))
+        server.most_at_once = 0
+        await asyncio.gather(*(client.ask(_call(f"then {place}")) for place in range(16)))
+        return server.most_at_once
+
+    with Faulty(
+        lambda *_: fault if len(server.requests) > 60 and len(server.requests) % 2 else None, latency=0.02
+    ) as server:
+        client = Client(api_base=server.api_base, rates={"": Rate(at_once=16)})
+        assert client.run(phases()) >= 10
+    assert server.faults[fault] > 5
 
 
 def test_a_stop_ends_the_waiting_and_begins_nothing() -> None:
@@ -391,13 +410,13 @@ def test_cancelled_calls_leave_their_places() -> None:
         )
 
     with Faulty(latency=0.1) as server:
-        client = Client(api_base=server.api_base, concurrency=1)
+        client = Client(api_base=server.api_base, rates={"": Rate(at_once=1)})
         client.run(asyncio.wait_for(inside(), 10))
 
 
 def test_a_place_given_to_a_call_that_is_just_being_cancelled_is_not_lost() -> None:
     async def inside() -> None:
-        gate = _Gate(1)
+        gate = Gate(1)
 
         async def enter() -> None:
             async with gate.place():

@@ -30,6 +30,8 @@ from runoff.agent.protocol import (
     Request,
     Sampling,
     Stopping,
+    Tool,
+    ToolCall,
     Usage,
     observed,
 )
@@ -525,3 +527,54 @@ def test_the_shape_of_a_conversation_leaves_out_what_executions_printed(said: li
     plain = one.translate({2: None, 3: None}) == other.translate({2: None, 3: None})
     assert (a.digest == b.digest) == plain
     assert a.shape != conversation(said).then("user", f"it said {observed(one)}?").then("assistant", "so").shape
+
+
+def test_what_was_recorded_before_there_were_tools_still_fits() -> None:
+    talk = Message("system", "a").then("user", "b" + observed("c")).then("assistant", "d")
+    assert (talk.digest, talk.shape) == ("df1656294b53b3bfb69ccbab", "7497e1836f6deaab2d0788c5")
+    called = talk.then("assistant", "", calls=[CALLS[0]])
+    assert len({called.digest, talk.then("assistant", "").digest, talk.then("assistant", "", calls=CALLS).digest}) == 3
+    assert called.then("tool", "12", call="one").digest != called.then("tool", "12", call="two").digest
+
+
+CALLS = tuple(ToolCall(id=name, name="run", arguments=f'{{"command": "{name}"}}') for name in ("one", "two"))
+RUN = Tool(name="run", description="runs a command", parameters={"type": "object", "properties": {}})
+
+
+async def calls_tools(step: Step, told: str = "done", tool: Tool = RUN) -> Ended[str]:
+    answer = await step.ask("ask", Request("m", Sampling(), PROMPT, (tool,)))
+    talk = answer.conversation
+    for call in answer.reply.calls:
+        talk = talk.then("tool", f"{told} {call.arguments}", call=call.id)
+    last = await step.ask("last", Request("m", Sampling(), talk, (tool,)))
+    return Ended(reason="done", value=last.conversation.digest)
+
+
+def test_a_trajectory_that_calls_tools_goes_on_where_it_was(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        log = tmp_path / "log.jsonl"
+        with pytest.raises(Killed):
+            await play(log, calls_tools, Scripted([Reply(text="", calls=CALLS), Killed()]))
+        second = Scripted({"last": "ready"})
+        ended = await play(log, calls_tools, second)
+        assert ended == await play(tmp_path / "whole", calls_tools, Scripted([Reply(text="", calls=CALLS), "ready"]))
+        sent = second.calls[0].request.conversation
+        assert [said.call for said in sent.messages()[-2:]] == ["one", "two"]
+        assert sent.messages()[-3].calls == CALLS
+        # What was called and answered stands in the log, for whoever reads it: each message once.
+        told = [line[-1] for record in read(log) for line in record.get("new", ()) if isinstance(line[-1], dict)]
+        assert told == [{"call": "one"}, {"call": "two"}]
+
+    asyncio.run(scenario())
+
+
+def test_a_changed_tool_is_drift_and_says_so(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        log = tmp_path / "log.jsonl"
+        with pytest.raises(Killed):
+            await play(log, calls_tools, Scripted([Reply(text="", calls=CALLS), Killed()]))
+        other = RUN.model_copy(update={"description": "runs it elsewhere"})
+        with pytest.raises(Drift, match="tools"):
+            await play(log, partial(calls_tools, tool=other), Scripted({}))
+
+    asyncio.run(scenario())

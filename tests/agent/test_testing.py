@@ -73,6 +73,16 @@ def test_a_script_that_does_not_fail_on_the_base_is_never_accepted(desk: Desk, s
     assert f"the last one said {said}" in desk.told(2)
 
 
+def test_a_script_that_says_two_things_of_the_same_code_is_no_test(desk: Desk) -> None:
+    flaky = "import random, sys\nsys.exit(random.choice([0, 2]))\n"
+    tries = (
+        desk.write(test_block(flaky + f"# {n}\n"), "<done/>") for n in range(80)
+    )  # each is caught by a chance of 1 in 4
+    caught = next(ended for ended in tries if "flaky" in ended.note)
+    assert caught.value is None
+    assert "broken (flaky: run twice on the same code, it said not fixed and then fixed" in caught.note
+
+
 def test_a_good_script_that_was_replaced_by_one_that_passes_is_gone(desk: Desk) -> None:
     assert desk.write(test_block(FAILS), test_block(PASSES), "<done/>").value is None
     mended = desk.write(test_block(PASSES), test_block(FAILS), "<done/>").value

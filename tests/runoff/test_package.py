@@ -30,6 +30,7 @@ def test_the_source_distribution_and_the_wheel_hold_all_packages_prompts_and_ans
         "runoff/agent/shared.j2",
         "runoff/selection/runoff.j2",
         "runoff/recipes/hybrid.toml",
+        "runoff/recipes/adaptive.toml",
     }
     wanted |= {
         "runoff/report.html.j2",

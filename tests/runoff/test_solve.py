@@ -283,3 +283,38 @@ def test_a_change_of_compiled_code_is_built_before_it_is_tried(tmp_path: Path, s
     assert (tmp_path / "out" / "patch.diff").read_text().count("diff --git") == 1, (
         "the built file is no part of the patch"
     )
+
+
+def test_few_trajectories_are_enough_where_their_candidates_behave_alike(tmp_path: Path, states: Path) -> None:
+    out = tmp_path / "out"
+    with Faulty(answer=answer) as server:
+        recipe = ("--recipe", "adaptive", "--set", "scaling.first=2")
+        done = solve(server, make(tmp_path / "project"), out, states, *recipe)
+        assert done.returncode == 0, done.stderr
+        asked = len(server.requests)
+        assert solve(server, tmp_path / "project", out, states, *recipe).returncode == 0
+        assert len(server.requests) == asked
+    seen = json.loads((out / "selection.json").read_text())
+    assert len(seen["samples"]) == 2, "of the twelve that the recipe allows"
+    assert [look["stop"] for look in seen["looks"]] == [True]
+    assert (
+        "2 trajectories made 2 candidates: 1 distinct patch, 1 distinct behaviour." in (out / "report.html").read_text()
+    )
+    assert "After 2: enough; 100% behave alike" in (out / "report.html").read_text()
+
+
+def test_more_trajectories_are_begun_while_every_candidate_behaves_otherwise(tmp_path: Path, states: Path) -> None:
+    edits = iter([EDIT, EDIT.replace("else 0", "else 1"), EDIT, EDIT])
+    out = tmp_path / "out"
+
+    def differing(messages: list[dict[str, str]]) -> str:
+        said = answer(messages)
+        return next(edits) if said == EDIT else said
+
+    with Faulty(answer=differing) as server:
+        recipe = ("--recipe", "adaptive", "--set", "scaling.first=2", "--set", "trajectories=4")
+        done = solve(server, make(tmp_path / "project"), out, states, *recipe)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads((out / "selection.json").read_text())
+    assert [(look["trajectories"], look["stop"]) for look in seen["looks"]] == [(2, False)]
+    assert len(seen["samples"]) == 4
