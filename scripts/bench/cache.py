@@ -37,8 +37,8 @@ class Asked(NamedTuple):
 
     @property
     def stage(self) -> str:
-        """The trajectory's name without its number."""
-        return re.sub(r"-\d+$", "", self.trajectory)
+        """testing, editing, verdict, …: the trajectory's name without its number, or whose it is."""
+        return re.sub(r"(-editing)?-\d.*", "", self.trajectory)
 
     @property
     def first(self) -> bool:
@@ -160,9 +160,11 @@ def main() -> None:
         for calls in issues:
             for stage, share in shared(arrange(calls)).items():
                 stages[stage] += share
-        print(f"{order:12} trajectories 2 to N  {stages['testing'] + stages['editing']}")
-        for stage, share in stages.items():
-            print(f"{'':14}{stage:19} {share}")
+        trajectory, context = stages["testing"] + stages["editing"], stages.pop("context", Share(0, 0))
+        print(f"{order:12} trajectories 2 to N   {trajectory}")
+        print(f"{'':12} and verdicts, run-off  {sum(stages.values(), Share(0, 0))}")
+        for stage, share in (stages | {"context": context}).items():
+            print(f"{'':14}{stage:20} {share}")
 
 
 if __name__ == "__main__":
