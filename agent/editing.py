@@ -24,6 +24,8 @@ class EditingRecipe(Value):
     """Wall time of one run of a test."""
     temperature: float = 0.7
     max_tokens: int = 8192
+    diffs: bool = False
+    """Whether models are told to write changes as unified diffs, rather than by search and replace."""
 
 
 class Candidate(Value):

@@ -79,7 +79,8 @@ async def solve(
     if context.value is None:
         none = Selection(chosen=None, reason=f"none: no context: {context.note or context.reason}")
         return Outcome(instance=instance, context=context, selection=none)
-    shared = shared_prompt(context.value, tree, instance.statement, edits.describe(), ", ".join(environment.installed))
+    grammar = edits.describe(diffs=recipe.editing.diffs)
+    shared = shared_prompt(context.value, tree, instance.statement, grammar, ", ".join(environment.installed))
 
     tell("trajectories")
     samples, looks = await _samples(world, shared, tree, environment, recipe, models)

@@ -92,6 +92,16 @@ def test_an_edit_and_done_is_a_candidate_with_its_author_s_verdict(desk: Desk) -
     assert desk.after(ended.value, "calc.py").startswith(b"def half(n):\n    return n // 2\n")
 
 
+def test_a_change_written_as_a_diff_is_a_candidate_and_one_that_stands_nowhere_is_told(desk: Desk) -> None:
+    wrong, right = (
+        f'<patch path="calc.py">\n@@ -9 +9 @@\n def half(n):\n-{old}\n+{FIX[1]}\n</patch>\n'
+        for old in ("    return n", FIX[0])
+    )
+    candidate = desk.candidate(wrong, right, "<done/>")
+    assert "patch calc.py: the old text of the hunk does not stand in the file" in desk.told(1)
+    assert desk.after(candidate, "calc.py").startswith(b"def half(n):\n    return n // 2\n")
+
+
 def test_the_last_edit_stands_when_the_turns_are_used_up(desk: Desk) -> None:
     ended = desk.make(edit(*FIX), edit("    return n / 2", "    return int(n / 2)"))
     assert ended.reason == "turns"
