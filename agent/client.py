@@ -143,8 +143,8 @@ class LiteLLM:
                 reply = await self._answer(request, heard, begun)
         except Exception as error:
             failure = self._failure(request.model, error)
-            if heard.all():
-                usage, price = estimated(request.conversation, heard.all()), self.price_of(request.model)
+            if heard.billed:
+                usage, price = estimated(request.conversation, "".join(heard.billed)), self.price_of(request.model)
                 lost.cut.append(Bill(usage=usage, cost=price.of(usage) if price else None))
         else:
             counted(reply.usage.input + reply.usage.output)
@@ -193,18 +193,18 @@ class LiteLLM:
                 counted = getattr(piece, "usage", None) or counted
                 for choice in piece.choices[:1]:
                     heard.take(choice)
-                if heard.all():
+                if heard.billed:
                     begun()
                     wait = self.stall
         finally:
             await stream.aclose()
         # Where the provider sent none, litellm makes up an end and a usage.
         reported = any(getattr(piece, "usage", None) for piece in stream.chunks)
-        if not reported and not heard.all():
+        if not reported and not heard.billed:
             raise ValueError("a body that holds no reply")
         calls = [(id_, name, arguments) for id_, name, arguments in heard.calls.values()]
         return self._reply(
-            request, heard.text, calls, finish=heard.finish, counted=counted if reported else None, logprobs=None
+            request, "".join(heard.text), calls, finish=heard.finish, counted=counted if reported else None, logprobs=None
         )
 
     def _arguments(self, request: Request) -> dict[str, Any]:
@@ -358,26 +358,25 @@ class _Heard:
     """What has come of an answer so far."""
 
     def __init__(self) -> None:
-        self.text = ""
-        self.silent = ""
-        """Thinking that is billed and not part of the reply."""
+        self.text: list[str] = []
         self.calls: dict[int, list[str]] = {}
         """Id, name and arguments by the call's index."""
+        self.billed: list[str] = []
+        """All that was generated: text, arguments, and thinking that is not part of the reply."""
         self.finish: str | None = None
 
     def take(self, choice: Any) -> None:
         delta = choice.delta
-        self.text += delta.content or ""
-        self.silent += getattr(delta, "reasoning_content", None) or ""
+        self.text.append(delta.content or "")
+        said = [delta.content, getattr(delta, "reasoning_content", None)]
         for part in getattr(delta, "tool_calls", None) or ():
             call = self.calls.setdefault(part.index, ["", "", ""])
             call[0] = part.id or call[0]
             call[1] = part.function.name or call[1]
             call[2] += part.function.arguments or ""
+            said.append(part.function.arguments)
+        self.billed += filter(None, said)
         self.finish = choice.finish_reason or self.finish
-
-    def all(self) -> str:
-        return self.text + self.silent + "".join(call[2] for call in self.calls.values())
 
 
 class _Lost:
