@@ -37,7 +37,7 @@ LONGEST_WAIT = 120.0
 class LiteLLM:
     """A `Model` that asks providers through litellm.
 
-    The budget is checked before every attempt; whoever records a reply, or the `spent` of an error, adds it. A reply's
+    The budget, and what the call itself checks, is checked before every attempt; whoever records a reply, or the `spent` of an error, adds it. A reply's
     usage and cost include its billed empty attempts.
 
     `timeout` is in seconds of a whole call. `stall` seconds without a further piece end an answer that has begun (None:
@@ -104,7 +104,7 @@ class LiteLLM:
         # A call keeps its place while it waits to try again: an endpoint in trouble is not asked by ever more calls.
         async with endpoint.warmth.turn(request.model, request.conversation) as begun, endpoint.gate.place():
             try:
-                reply: Reply = await retrying(self._attempt, request, endpoint, lost, begun)
+                reply: Reply = await retrying(self._attempt, call, endpoint, lost, begun)
             except _Transient as error:
                 times = "once" if self.attempts == 1 else f"{self.attempts} times"
                 failure = ModelUnreachable(
@@ -129,11 +129,13 @@ class LiteLLM:
             self._endpoints[name] = _Endpoint(Gate(rate.at_once), Minute(rate, self._pause), Warmth())
         return self._endpoints[name]
 
-    async def _attempt(self, request: Request, endpoint: _Endpoint, lost: _Lost, begun: Callable[[], None]) -> Reply:
+    async def _attempt(self, call: Call, endpoint: _Endpoint, lost: _Lost, begun: Callable[[], None]) -> Reply:
+        request = call.request
         counted = await endpoint.minute.admit(estimated(request.conversation, "").input)
         if self.stop and self.stop.is_set():
             raise Stopping("stopped by the user")
         self.budget.check()
+        call.check()
         began = time.monotonic()
         heard = _Heard()
         failure: Exception
@@ -204,7 +206,12 @@ class LiteLLM:
             raise ValueError("a body that holds no reply")
         calls = [(id_, name, arguments) for id_, name, arguments in heard.calls.values()]
         return self._reply(
-            request, "".join(heard.text), calls, finish=heard.finish, counted=counted if reported else None, logprobs=None
+            request,
+            "".join(heard.text),
+            calls,
+            finish=heard.finish,
+            counted=counted if reported else None,
+            logprobs=None,
         )
 
     def _arguments(self, request: Request) -> dict[str, Any]:

@@ -203,7 +203,8 @@ class Faulty:
             ends: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}]
             ends.append({"choices": [], "usage": billed})
             handler.begin("text/event-stream")
-            for piece in [{"choices": choice} for choice in choices] + (ends if whole else []):
+            pieces: list[dict[str, Any]] = [{"choices": choice} for choice in choices]
+            for piece in pieces + (ends if whole else []):
                 handler.piece(
                     b"data: " + json.dumps(raw | {"object": "chat.completion.chunk"} | piece).encode() + b"\n\n"
                 )
