@@ -37,8 +37,8 @@ LONGEST_WAIT = 120.0
 class LiteLLM:
     """A `Model` that asks providers through litellm.
 
-    The budget, and what the call itself checks, is checked before every attempt; whoever records a reply, or the `spent` of an error, adds it. A reply's
-    usage and cost include its billed empty attempts.
+    The budget, and what the call itself checks, is checked before every attempt; whoever records a reply, or the
+    `spent` of an error, adds it. A reply's usage and cost include its billed empty attempts.
 
     `timeout` is in seconds of a whole call. `stall` seconds without a further piece end an answer that has begun (None:
     answers come in one piece; so they do where log-probs are asked for, which not every provider streams).

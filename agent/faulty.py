@@ -195,6 +195,7 @@ class Faulty:
             (self.billed if whole else self.lost).append(usage)
         if streams:
             calls = [call | {"index": place} for place, call in enumerate(native_calls(reply.calls))]
+            deltas: list[dict[str, Any]]
             deltas = [{"content": (" " if place else "") + word} for place, word in enumerate(words) if reply.text]
             deltas += [{"tool_calls": [call]} for call in calls]
             choices = [

@@ -22,7 +22,8 @@ def litellm() -> Any:
     library.telemetry = False
     library.suppress_debug_info = True
     library.drop_params = True
-    library.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize  # or an answer that repeats itself, as code may, is broken off
+    # Or an answer that repeats itself, as code may, is broken off.
+    library.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize  # type: ignore[attr-defined]
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return library
