@@ -214,7 +214,9 @@ class Step:
         # The intent is written before the request is sent, so that no kill can hide a bill.
         await log.append(record | {"kind": "intent", "new": log.unwritten(talk)})
         try:
-            reply = await self.world.model.ask(Call(self.world.instance, *key, request))
+            reply = await self.world.model.ask(
+                Call(self.world.instance, *key, request, lambda: self.world.check(self.trajectory))
+            )
         except ModelError as error:
             record |= {"kind": "refused", "why": str(error), "final": isinstance(error, ContextOverflow)}
             if error.spent:
@@ -278,6 +280,7 @@ class Step:
         differs as well: that is not drift, and the new record takes the place of the old.
         """
         log = self.world.log
+        new["request"] = log.secrets.redacted(new["request"])  # as it will be read from the log
         old = log.effects[self.trajectory].get(new["path"])
         if old and _same(old, new):
             return old

@@ -7,6 +7,7 @@ from typing import Literal
 
 from runoff import environments
 from runoff.agent import edits
+from runoff.agent.calls import work_with_tools
 from runoff.agent.context import Context, Tree, find_context, shared_prompt
 from runoff.agent.editing import Candidate, make_edit
 from runoff.agent.environment import Environment, read_tree
@@ -14,7 +15,6 @@ from runoff.agent.protocol import Message
 from runoff.agent.shell import work_in_shell
 from runoff.agent.step import Ended, World, settled, trajectory
 from runoff.agent.testing import GeneratedTest, write_test
-from runoff.agent.calls import work_with_tools
 from runoff.instance import Instance
 from runoff.recipe import Recipe, Strategy, dealt
 from runoff.sandbox.protocol import Value

@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from runoff.agent import edits
+from runoff.agent.calls import TOOLS, located, read_call, work_with_tools
 from runoff.agent.doubles import Scripted
 from runoff.agent.editing import Candidate
 from runoff.agent.edits.replacement import replacement
@@ -20,7 +21,6 @@ from runoff.agent.log import Log, read
 from runoff.agent.observations import AgentRecipe
 from runoff.agent.protocol import ContextOverflow, Message, Reply, ToolCall
 from runoff.agent.step import Ended, Step, World, trajectory
-from runoff.agent.calls import TOOLS, located, read_call, work_with_tools
 from tests.workshop import Workshop
 
 FILES: dict[str, str | bytes] = {
