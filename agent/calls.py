@@ -16,8 +16,8 @@ from runoff.agent.edits.replacement import replacement
 from runoff.agent.environment import Environment
 from runoff.agent.observations import AgentRecipe, Loops, View, command_run, output
 from runoff.agent.prompts import prompts
-from runoff.agent.protocol import ContextOverflow, Message, Sampling, Tool, ToolCall
-from runoff.agent.step import Ended, Run, Step
+from runoff.agent.protocol import BudgetSpent, ContextOverflow, Message, Sampling, Tool, ToolCall
+from runoff.agent.step import Ended, Reason, Run, Step
 from runoff.agent.submission import SCRIPT, hand_in
 from runoff.agent.verdict import capped, contract
 from runoff.sandbox.protocol import REPO, Limits, State, Value
@@ -26,7 +26,10 @@ from runoff.sandbox.protocol import REPO, Limits, State, Value
 async def work_with_tools(
     step: Step, model: str, shared: Message, tree: Tree, environment: Environment, recipe: AgentRecipe
 ) -> Ended[Candidate]:
-    """A conversation of up to `turns` replies. However it ends, what was changed until then is the candidate."""
+    """A conversation of up to `turns` replies. However it ends, what was changed until then is the candidate.
+
+    One that ends for its budget is no result, but until a richer run goes on with it, its candidate is better than none.
+    """
     say = prompts("calls")
     task = say.first(recipe=recipe, script=SCRIPT, contract=contract(recipe.test_seconds), environment=environment)
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
@@ -37,9 +40,10 @@ async def work_with_tools(
         here, left = step.scope(f"turn{turn}"), recipe.turns - turn
         try:
             answer = await view.ask(here)
-        except ContextOverflow as error:
-            work = await hand_in(here, environment, bench.state, recipe.test_seconds)
-            return Ended(reason="context", value=work.candidate(step.trajectory), note=str(error))
+        except (ContextOverflow, BudgetSpent) as error:
+            work = await hand_in(here.scope("cut"), environment, bench.state, recipe.test_seconds)
+            reason: Reason = "context" if isinstance(error, ContextOverflow) else "budget"
+            return Ended(reason=reason, value=work.candidate(step.trajectory), note=str(error))
         calls, cut = answer.reply.calls, answer.reply.finish == "length"
         if not calls:
             loop = loops.met("no call", "")

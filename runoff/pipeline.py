@@ -7,14 +7,15 @@ from typing import Literal
 
 from runoff import environments
 from runoff.agent import edits
+from runoff.agent.calls import work_with_tools
 from runoff.agent.context import Context, Tree, find_context, shared_prompt
 from runoff.agent.editing import Candidate, make_edit
 from runoff.agent.environment import Environment, read_tree
+from runoff.agent.observations import AgentRecipe
 from runoff.agent.protocol import Message
 from runoff.agent.shell import work_in_shell
 from runoff.agent.step import Ended, World, settled, trajectory
 from runoff.agent.testing import GeneratedTest, write_test
-from runoff.agent.calls import work_with_tools
 from runoff.instance import Instance
 from runoff.recipe import Recipe, Strategy
 from runoff.sandbox.protocol import Value
@@ -109,7 +110,7 @@ async def _sample(
             world,
             f"shell-{n}",
             Candidate,
-            lambda step: work_in_shell(step, models["editor"], shared, environment, recipe.shell),
+            lambda step: work_in_shell(step, models["editor"], shared, environment, recipe.shell or AgentRecipe()),
         )
         return Sample(strategy="shell", test=None, edit=edit)
     if recipe.strategy(n) == "tools":
@@ -117,7 +118,9 @@ async def _sample(
             world,
             f"tools-{n}",
             Candidate,
-            lambda step: work_with_tools(step, models["editor"], shared, tree, environment, recipe.tools),
+            lambda step: work_with_tools(
+                step, models["editor"], shared, tree, environment, recipe.tools or AgentRecipe()
+            ),
         )
         return Sample(strategy="tools", test=None, edit=edit)
     test = await trajectory(

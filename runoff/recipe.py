@@ -47,20 +47,23 @@ class Recipe(Value):
     name: str = "hybrid"
     trajectories: int = Field(default=10, ge=1)
     """How many of its kinds of trajectories an issue gets (parallel scaling); their `turns` are the serial scaling."""
-    strategies: tuple[Strategy, ...] = Field(default=("pair",), min_length=1)
-    """Which kinds, dealt in turn: of ("pair", "shell"), trajectories 1, 3, 5 are pairs. One named twice gets twice as many."""
+    strategies: tuple[Strategy, ...] | None = Field(default=None, min_length=1)
+    """Which kinds, dealt in turn: of ("pair", "shell"), trajectories 1, 3, 5 are pairs. One named twice gets twice as many.
+    None: pairs alone."""
     context: ContextRecipe = ContextRecipe()
     testing: TestingRecipe = TestingRecipe()
     editing: EditingRecipe = EditingRecipe()
-    shell: AgentRecipe = AgentRecipe()
-    tools: AgentRecipe = AgentRecipe()
+    shell: AgentRecipe | None = None
+    tools: AgentRecipe | None = None
+    """None, of either: its defaults."""
     selection: SelectionRecipe = SelectionRecipe()
     budgets: BudgetRecipe | None = None
     """None: its defaults. What is not set is not part of a run's identity: runs made before there was this go on."""
 
     def strategy(self, n: int) -> Strategy:
         """The kind of trajectory number n, from 1 on."""
-        return self.strategies[(n - 1) % len(self.strategies)]
+        dealt: tuple[Strategy, ...] = self.strategies or ("pair",)
+        return dealt[(n - 1) % len(dealt)]
 
 
 class BadRecipe(Exception):

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from runoff.agent.calls import work_with_tools
 from runoff.agent.editing import Candidate
 from runoff.agent.environment import Environment, read_tree
 from runoff.agent.log import Log
@@ -18,7 +19,6 @@ from runoff.agent.observations import AgentRecipe
 from runoff.agent.protocol import Call, Message, Reply, ToolCall
 from runoff.agent.shell import work_in_shell
 from runoff.agent.step import Ended, Step, World, trajectory
-from runoff.agent.calls import work_with_tools
 from runoff.sandbox.bubblewrap import Bubblewrap
 from runoff.sandbox.protocol import Execution
 from tests.workshop import Workshop
