@@ -198,10 +198,10 @@ class LiteLLM:
                     wait = self.stall
         finally:
             await stream.aclose()
-        if heard.finish is None and not heard.all():
-            raise ValueError("a body that holds no reply")
-        # What litellm gives as usage at the end is its own count where the provider sent none.
+        # Where the provider sent none, litellm makes up an end and a usage.
         reported = any(getattr(piece, "usage", None) for piece in stream.chunks)
+        if not reported and not heard.all():
+            raise ValueError("a body that holds no reply")
         calls = [(id_, name, arguments) for id_, name, arguments in heard.calls.values()]
         return self._reply(
             request, heard.text, calls, finish=heard.finish, counted=counted if reported else None, logprobs=None

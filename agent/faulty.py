@@ -190,7 +190,7 @@ class Faulty:
             "prompt_tokens_details": {"cached_tokens": usage.cached},
         }
         finish = "tool_calls" if reply.calls else "stop"
-        raw = {"id": f"chatcmpl-{len(self.requests)}", "created": 0, "model": body["model"]}
+        raw: dict[str, Any] = {"id": f"chatcmpl-{len(self.requests)}", "created": 0, "model": body["model"]}
         with self._lock:
             (self.billed if whole else self.lost).append(usage)
         if streams:

@@ -138,7 +138,7 @@ class Minute:
             self._tokens -= self._sent.popleft()[1]
         full = self._rate.requests is not None and len(self._sent) >= self._rate.requests
         crowded = self._rate.tokens is not None and self._sent and self._tokens + tokens > self._rate.tokens
-        return self._sent[0][0] + 60 - now if full or crowded else 0.0
+        return max(self._sent[0][0] + 60 - now, 0.001) if full or crowded else 0.0
 
 
 class Warmth:

@@ -278,6 +278,7 @@ class Step:
         differs as well: that is not drift, and the new record takes the place of the old.
         """
         log = self.world.log
+        new["request"] = log.secrets.redacted(new["request"])  # as it will be read from the log
         old = log.effects.get((self.trajectory, new["path"]))
         if old and _same(old, new):
             return old

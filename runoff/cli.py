@@ -77,7 +77,7 @@ def _options(command: Any) -> Any:
             click.option(
                 "--budget",
                 metavar="SUM",
-                help="Stop asking at this sum: 2.50 (dollars), 300ktok, 100calls, 2h, or several with commas.",
+                help="Stop asking at this sum: 2.50 (dollars), 300ktok, 100calls, 2h; or several: 5,2h.",
             ),
             click.option(
                 "--rate",
