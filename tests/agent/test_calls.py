@@ -239,11 +239,17 @@ def test_a_path_is_in_the_repository_or_absolute(path: str) -> None:
 _PIECE = st.text("ab \n", max_size=12)
 
 
-@given(_PIECE, _PIECE, _PIECE, _PIECE)
-def test_replacing_text_that_stands_at_one_place_is_what_it_is_in_python(a: str, b: str, c: str, d: str) -> None:
-    old, new = f"<{b}>", f"[{d}]"
-    text = f"{a}{old}{c}\n"
-    made = edits.apply([replacement("f", text.encode(), old, new)], lambda path: text.encode())["f"]
+@given(_PIECE, _PIECE, _PIECE, _PIECE, st.sampled_from([("", ""), ("\n", "\n"), ("\n", " "), ("", "\n")]))
+def test_replacing_text_that_stands_at_one_place_is_what_it_is_in_python(
+    a: str, b: str, c: str, d: str, ends: tuple[str, str]
+) -> None:
+    old, new = f"<{b}>{ends[0]}", f"[{d}]{ends[1]}"
+    text = f"{a}<{b}>{ends[0]}{c}.\n"
+    change = replacement("f", text.encode(), old, new)
+    made = edits.apply([change], lambda path: text.encode())["f"]
+    whole = (a[-1:] or "\n") == "\n" and text[len(a) + len(old.removesuffix("\n"))] == "\n"
+    if whole:  # lines take the place of lines
+        old, new = old.removesuffix("\n"), new.removesuffix("\n")
     assert made == text.replace(old, new).encode()
 
 
