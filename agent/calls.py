@@ -63,7 +63,10 @@ async def work_with_tools(
             else:
                 told = await bench.do(there, asked)
             loop = loops.met(f"{call.name} {call.arguments}", told.text, told.failed)
-            view.hear(told.text + say.after(loop=loop, left=left), call=call.id)
+            after = say.after(loop=loop, left=left) if loop or number == len(calls) else ""
+            view.hear(told.text + after, call=call.id)
+            if loop and loop.ends:
+                break
         if loop and loop.ends:
             work = await hand_in(here.scope("end"), environment, bench.state, recipe.test_seconds)
             note = f"went round in circles: the same {loop.what} {loop.times} times"
@@ -232,11 +235,9 @@ class _Bench:
         if done.exit_code != 0 or done.after is None:
             return Told(self._say.not_edited(problems=[f"{asked.path}: {done.text.strip()}"]), failed=True)
         self.state = done.after
-        changed = difflib.unified_diff(_texts(old or b""), _texts(made), "before", "after", lineterm="", n=3)
+        diff = "" if old is None else capped("\n".join(_changed(old, made)), 4000)
         syntax = edits.syntax_errors(name, made, old)
-        return Told(
-            self._say.edited(path=asked.path, new=old is None, diff=capped("\n".join(changed), 4000), syntax=syntax)
-        )
+        return Told(self._say.edited(path=asked.path, lines=len(_texts(made)), diff=diff, syntax=syntax))
 
     def _problems(self, change: edits.Change) -> list[str]:
         try:
@@ -265,5 +266,10 @@ def located(path: str) -> tuple[str, str]:
     return place, place.removeprefix(f"{REPO}/").lstrip("/")
 
 
+def _changed(old: bytes, new: bytes) -> list[str]:
+    """A diff without its heading."""
+    return list(difflib.unified_diff(_texts(old), _texts(new), lineterm="", n=3))[2:]
+
+
 def _texts(contents: bytes) -> list[str]:
-    return contents.decode("utf-8", "replace").split("\n")
+    return contents.decode("utf-8", "replace").removesuffix("\n").split("\n") if contents else []

@@ -20,8 +20,8 @@ def replacement(path: str, contents: bytes, old: str, new: str) -> Edit:
     old, new = old.replace("\r\n", "\n"), new.replace("\r\n", "\n")
     found = _places(text, old)
     if len(found) > 1:
-        at = spelled(text.count("\n", 0, place) + 1 for place in found)
-        raise EditProblem([f"edit {path}: the old text stands at {len(found)} places, {at}; quote more around it."])
+        where = spelled(text.count("\n", 0, place) + 1 for place in found)
+        raise EditProblem([f"edit {path}: the old text stands at {len(found)} places, {where}; quote more around it."])
     if not found:
         return Edit(path, (Pair(search, _lines(new)),))
     at, end = found[0], found[0] + len(old)
