@@ -16,8 +16,8 @@ from runoff.agent.edits.replacement import replacement
 from runoff.agent.environment import Environment
 from runoff.agent.observations import AgentRecipe, Loops, View, command_run, output
 from runoff.agent.prompts import prompts
-from runoff.agent.protocol import ContextOverflow, Message, Sampling, Tool, ToolCall
-from runoff.agent.step import Ended, Run, Step
+from runoff.agent.protocol import BudgetSpent, ContextOverflow, Message, Sampling, Tool, ToolCall
+from runoff.agent.step import Ended, Reason, Run, Step
 from runoff.agent.submission import SCRIPT, hand_in
 from runoff.agent.verdict import capped, contract
 from runoff.sandbox.protocol import REPO, Limits, State, Value
@@ -26,7 +26,10 @@ from runoff.sandbox.protocol import REPO, Limits, State, Value
 async def work_with_tools(
     step: Step, model: str, shared: Message, tree: Tree, environment: Environment, recipe: AgentRecipe
 ) -> Ended[Candidate]:
-    """A conversation of up to `turns` replies. However it ends, what was changed until then is the candidate."""
+    """A conversation of up to `turns` replies. However it ends, what was changed until then is the candidate.
+
+    One that ends for its budget is no result, but until a richer run goes on with it, its candidate is better than none.
+    """
     say = prompts("calls")
     task = say.first(recipe=recipe, script=SCRIPT, contract=contract(recipe.test_seconds), environment=environment)
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
@@ -37,9 +40,10 @@ async def work_with_tools(
         here, left = step.scope(f"turn{turn}"), recipe.turns - turn
         try:
             answer = await view.ask(here)
-        except ContextOverflow as error:
-            work = await hand_in(here, environment, bench.state, recipe.test_seconds)
-            return Ended(reason="context", value=work.candidate(step.trajectory), note=str(error))
+        except (ContextOverflow, BudgetSpent) as error:
+            work = await hand_in(here.scope("cut"), environment, bench.state, recipe.test_seconds)
+            reason: Reason = "context" if isinstance(error, ContextOverflow) else "budget"
+            return Ended(reason=reason, value=work.candidate(step.trajectory), note=str(error))
         calls, cut = answer.reply.calls, answer.reply.finish == "length"
         if not calls:
             loop = loops.met("no call", "")
@@ -59,7 +63,10 @@ async def work_with_tools(
             else:
                 told = await bench.do(there, asked)
             loop = loops.met(f"{call.name} {call.arguments}", told.text, told.failed)
-            view.hear(told.text + say.after(loop=loop, left=left), call=call.id)
+            after = say.after(loop=loop, left=left) if loop or number == len(calls) else ""
+            view.hear(told.text + after, call=call.id)
+            if loop and loop.ends:
+                break
         if loop and loop.ends:
             work = await hand_in(here.scope("end"), environment, bench.state, recipe.test_seconds)
             note = f"went round in circles: the same {loop.what} {loop.times} times"
@@ -228,11 +235,9 @@ class _Bench:
         if done.exit_code != 0 or done.after is None:
             return Told(self._say.not_edited(problems=[f"{asked.path}: {done.text.strip()}"]), failed=True)
         self.state = done.after
-        changed = difflib.unified_diff(_texts(old or b""), _texts(made), "before", "after", lineterm="", n=3)
+        diff = "" if old is None else capped("\n".join(_changed(old, made)), 4000)
         syntax = edits.syntax_errors(name, made, old)
-        return Told(
-            self._say.edited(path=asked.path, new=old is None, diff=capped("\n".join(changed), 4000), syntax=syntax)
-        )
+        return Told(self._say.edited(path=asked.path, lines=len(_texts(made)), diff=diff, syntax=syntax))
 
     def _problems(self, change: edits.Change) -> list[str]:
         try:
@@ -261,5 +266,10 @@ def located(path: str) -> tuple[str, str]:
     return place, place.removeprefix(f"{REPO}/").lstrip("/")
 
 
+def _changed(old: bytes, new: bytes) -> list[str]:
+    """A diff without its heading."""
+    return list(difflib.unified_diff(_texts(old), _texts(new), lineterm="", n=3))[2:]
+
+
 def _texts(contents: bytes) -> list[str]:
-    return contents.decode("utf-8", "replace").split("\n")
+    return contents.decode("utf-8", "replace").removesuffix("\n").split("\n") if contents else []

@@ -8,8 +8,8 @@ from runoff.agent.editing import Candidate
 from runoff.agent.environment import Environment
 from runoff.agent.observations import AgentRecipe, Loops, View, command_run, output
 from runoff.agent.prompts import prompts
-from runoff.agent.protocol import ContextOverflow, Message, Sampling
-from runoff.agent.step import Ended, Step
+from runoff.agent.protocol import BudgetSpent, ContextOverflow, Message, Sampling
+from runoff.agent.step import Ended, Reason, Step
 from runoff.agent.submission import SCRIPT, hand_in
 from runoff.agent.verdict import contract
 
@@ -20,7 +20,10 @@ SUBMIT = "submit"
 async def work_in_shell(
     step: Step, model: str, shared: Message, environment: Environment, recipe: AgentRecipe
 ) -> Ended[Candidate]:
-    """A conversation of up to `turns` replies. However it ends, what was changed until then is the candidate."""
+    """A conversation of up to `turns` replies. However it ends, what was changed until then is the candidate.
+
+    One that ends for its budget is no result, but until a richer run goes on with it, its candidate is better than none.
+    """
     say = prompts("shell")
     task = say.first(recipe=recipe, script=SCRIPT, contract=contract(recipe.test_seconds), environment=environment)
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
@@ -30,9 +33,10 @@ async def work_in_shell(
         here, left = step.scope(f"turn{turn}"), recipe.turns - turn
         try:
             answer = await view.ask(here)
-        except ContextOverflow as error:
-            work = await hand_in(here, environment, state, recipe.test_seconds)
-            return Ended(reason="context", value=work.candidate(step.trajectory), note=str(error))
+        except (ContextOverflow, BudgetSpent) as error:
+            work = await hand_in(here.scope("cut"), environment, state, recipe.test_seconds)
+            reason: Reason = "context" if isinstance(error, ContextOverflow) else "budget"
+            return Ended(reason=reason, value=work.candidate(step.trajectory), note=str(error))
         commands, problem = read_commands(answer.reply.text)
         if problem or len(commands) != 1:
             cut = answer.reply.finish == "length"

@@ -11,6 +11,7 @@ from runoff.agent.calls import work_with_tools
 from runoff.agent.context import Context, Tree, find_context, shared_prompt
 from runoff.agent.editing import Candidate, make_edit
 from runoff.agent.environment import Environment, read_tree
+from runoff.agent.observations import AgentRecipe
 from runoff.agent.protocol import Message
 from runoff.agent.shell import work_in_shell
 from runoff.agent.step import Ended, World, settled, trajectory
@@ -137,7 +138,7 @@ async def _sample(
             world,
             f"shell-{n}",
             Candidate,
-            lambda step: work_in_shell(step, editor, shared, environment, recipe.shell),
+            lambda step: work_in_shell(step, editor, shared, environment, recipe.shell or AgentRecipe()),
         )
         return Sample(strategy="shell", test=None, edit=edit)
     if recipe.strategy(n) == "tools":
@@ -145,7 +146,7 @@ async def _sample(
             world,
             f"tools-{n}",
             Candidate,
-            lambda step: work_with_tools(step, editor, shared, tree, environment, recipe.tools),
+            lambda step: work_with_tools(step, editor, shared, tree, environment, recipe.tools or AgentRecipe()),
         )
         return Sample(strategy="tools", test=None, edit=edit)
     test = await trajectory(

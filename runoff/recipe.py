@@ -52,28 +52,31 @@ class Recipe(Value):
     """How many of its kinds of trajectories an issue gets (parallel scaling); their `turns` are the serial scaling."""
     scaling: ScalingRecipe | None = None
     """Begin with a few of them and look whether more are worth it; None: all of them, whatever the first come to."""
-    strategies: tuple[Strategy, ...] = Field(default=("pair",), min_length=1)
-    """Which kinds, dealt in turn: of ("pair", "shell"), trajectories 1, 3, 5 are pairs. One named twice gets twice as many."""
-    temperatures: tuple[float, ...] = ()
+    strategies: tuple[Strategy, ...] | None = Field(default=None, min_length=1)
+    """Which kinds, dealt in turn: of ("pair", "shell"), trajectories 1, 3, 5 are pairs. One named twice gets twice as many.
+    None: pairs alone."""
+    temperatures: tuple[float, ...] | None = Field(default=None, min_length=1)
     """In turn in place of the kinds' own temperatures, so that trajectories differ on purpose."""
     context: ContextRecipe = ContextRecipe()
     testing: TestingRecipe = TestingRecipe()
     editing: EditingRecipe = EditingRecipe()
-    shell: AgentRecipe = AgentRecipe()
-    tools: AgentRecipe = AgentRecipe()
+    shell: AgentRecipe | None = None
+    tools: AgentRecipe | None = None
+    """None, of either: its defaults."""
     selection: SelectionRecipe = SelectionRecipe()
     budgets: BudgetRecipe | None = None
     """None: its defaults. What is not set is not part of a run's identity: runs made before there was this go on."""
 
     def strategy(self, n: int) -> Strategy:
         """The kind of trajectory number n, from 1 on."""
-        return dealt(self.strategies, n)
+        return dealt(self.strategies or ("pair",), n)
 
     def heated(self, n: int) -> Recipe:
         """With the temperature of trajectory number n in all of its kinds."""
         if not self.temperatures:
             return self
-        kinds = {"testing": self.testing, "editing": self.editing, "shell": self.shell, "tools": self.tools}
+        shell, tools = self.shell or AgentRecipe(), self.tools or AgentRecipe()
+        kinds = {"testing": self.testing, "editing": self.editing, "shell": shell, "tools": tools}
         update = {"temperature": dealt(self.temperatures, n)}
         return self.model_copy(update={name: kind.model_copy(update=update) for name, kind in kinds.items()})
 

@@ -16,17 +16,20 @@ def replacement(path: str, contents: bytes, old: str, new: str) -> Edit:
     lines, search = Lines.of(contents), _lines(old)
     if not search or len(places(lines, search)) == 1:
         return Edit(path, (Pair(search, _lines(new)),))
-    text, old, new = "\n".join(lines.texts), old.replace("\r\n", "\n"), new.replace("\r\n", "\n")
+    text = "".join(f"{line}\n" for line in lines.texts)
+    old, new = old.replace("\r\n", "\n"), new.replace("\r\n", "\n")
     found = _places(text, old)
     if len(found) > 1:
-        at = spelled(text.count("\n", 0, place) + 1 for place in found)
-        raise EditProblem([f"edit {path}: the old text stands at {len(found)} places, {at}; quote more around it."])
+        where = spelled(text.count("\n", 0, place) + 1 for place in found)
+        raise EditProblem([f"edit {path}: the old text stands at {len(found)} places, {where}; quote more around it."])
     if not found:
         return Edit(path, (Pair(search, _lines(new)),))
-    start = text.rfind("\n", 0, found[0]) + 1
-    stop = text.find("\n", found[0] + len(old))
-    stop = len(text) if stop < 0 else stop
-    changed = text[start : found[0]] + new + text[found[0] + len(old) : stop]
+    at, end = found[0], found[0] + len(old)
+    if old.endswith("\n") and new.endswith("\n"):
+        end, new = end - 1, new[:-1]
+    start, stop = text.rfind("\n", 0, at) + 1, text.find("\n", end)
+    stop = len(text) - 1 if stop < 0 else stop  # the last newline is itself replaced: the file keeps it
+    changed = text[start:at] + new + text[end:stop]
     return Edit(path, (Pair(tuple(text[start:stop].split("\n")), tuple(changed.split("\n"))),))
 
 

@@ -14,7 +14,7 @@ from runoff.agent.editing import Candidate
 from runoff.agent.environment import Environment
 from runoff.agent.log import Log, read
 from runoff.agent.observations import AgentRecipe
-from runoff.agent.protocol import ContextOverflow, Message, Reply
+from runoff.agent.protocol import BudgetSpent, ContextOverflow, Message, Reply
 from runoff.agent.shell import read_commands, work_in_shell
 from runoff.agent.step import Ended, Step, World, trajectory
 from tests.workshop import Workshop
@@ -229,6 +229,25 @@ def test_a_conversation_that_a_provider_refuses_is_folded_and_asked_again_once(d
     assert b"n // 2" in ended.value.patch
     ended = desk.work(FIX, full, SUBMIT)
     assert (ended.reason, len(desk.model.calls)) == ("context", 2), "there is nothing to fold"
+
+
+def test_when_its_budget_is_spent_what_was_changed_stands_until_a_richer_run_goes_on(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    environment = workshop.environment(FILES)
+
+    async def life(answers: list[str | Exception]) -> Ended[Candidate]:
+        world = World(Log(tmp_path / "log.jsonl"), "instance", Scripted(answers), workshop.sandbox)
+        try:
+            return await trajectory(world, "shell-1", Candidate, strategy(environment))
+        finally:
+            await world.close()
+
+    ended = workshop.run(life([FIX, BudgetSpent("nothing left")]))
+    assert (ended.reason, ended.note) == ("budget", "nothing left")
+    assert ended.value
+    assert b"n // 2" in ended.value.patch
+    assert workshop.run(life([SUBMIT])).reason == "done"
 
 
 # Going on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -35,6 +36,25 @@ EDIT = """<edit path="numbers_.py">
 </edit>"""
 WORSE = EDIT.replace("if values else 0", "if len(values) else 1 - 1")
 
+SUBMIT = "```bash\nsubmit\n```"
+SHELL = [
+    "```bash\nsed -i 's,len(values)$,len(values) if values else 0,' numbers_.py && cat numbers_.py\n```",
+    "```bash\ncat > /tmp/reproduce.py <<'EOF'\n" + TEST.removeprefix("<test>\n").removesuffix("</test>") + "EOF\n```",
+    SUBMIT,
+]
+"""What it does with a shell, answer by answer; the last again and again."""
+
+
+def _call(name: str, **arguments: str) -> str:
+    return f"```tool\n{json.dumps({'name': name, 'arguments': arguments})}\n```"
+
+
+TOOLS = [
+    _call("edit", path="numbers_.py", old="len(values)\n", new="len(values) if values else 0\n"),
+    _call("submit"),
+]
+"""The same with tools, in the text that a model which has no tool calling is told of."""
+
 
 def make(folder: Path, files: Mapping[str, str] = {}) -> Path:
     """The project as an unpacked source tree."""
@@ -54,6 +74,12 @@ def answer(messages: list[dict[str, str]]) -> str:
         return '```json\n["numbers_.py"]\n```'
     if first.startswith("Your part: write one test"):
         return TEST if last == first else "<done/>"
+    if "with a shell to work in" in first:
+        said = sum(message["role"] == "assistant" for message in messages)
+        return SHELL[min(said, len(SHELL) - 1)]
+    if "with tools to work with" in first:
+        said = sum(message["role"] == "assistant" for message in messages)
+        return TOOLS[min(said, len(TOOLS) - 1)]
     if first.startswith("Your part: change"):
         return EDIT if last == first else "<done/>"
     if first.startswith("Your part: judge"):

@@ -85,6 +85,34 @@ def test_different_candidates_meet_in_a_run_off_whose_reason_is_kept(tmp_path: P
     assert selection["chosen"] == selection["letters"]["A"]
 
 
+def test_all_kinds_of_trajectories_are_one_pool(tmp_path: Path, states: Path) -> None:
+    target, out = make(tmp_path / "project"), tmp_path / "out"
+    kinds = ("--recipe", "mixed", "-n", "4", "--set", 'strategies=["pair","shell","tools"]')
+    with Faulty(answer=answer) as server:
+        done = solve(server, target, out, states, *kinds)
+        assert done.returncode == 0, done.stderr
+        asked = len(server.requests)
+        assert solve(server, target, out, states, *kinds).returncode == 0
+        assert len(server.requests) == asked, "nothing recorded is paid twice"
+    view = json.loads((out / "selection.json").read_text())
+    assert [sample["strategy"] for sample in view["samples"]] == ["pair", "shell", "tools", "pair"]
+    assert [sample["edit"]["value"]["id"] for sample in view["samples"]] == [
+        "editing-1",
+        "shell-2",
+        "tools-3",
+        "editing-4",
+    ]
+    entry = view["selection"]["entries"][0]
+    assert set(entry["proposers"]) == {"editing-1", "shell-2", "tools-3", "editing-4"}, (
+        "one change, however it was made"
+    )
+    table = view["selection"]["table"]
+    assert any("shell-2" in same for same in table["same"].values()) or "shell-2" in table["generated"]
+    page = (out / "report.html").read_text()
+    assert "an agent with a shell: done, a candidate" in page
+    assert "an agent with tools: done, a candidate" in page
+
+
 def test_garbage_answers_end_in_no_candidate_and_exit_code_1(tmp_path: Path, states: Path) -> None:
     with Faulty(answer=lambda messages: "I am a tiny model.") as server:
         done = solve(server, make(tmp_path / "project"), tmp_path / "out", states, "-n", "1")
