@@ -271,7 +271,7 @@ def _bm25(corpus: Corpus, wanted: Mapping[str, float]) -> tuple[dict[str, float]
 
 
 def _idf(count: int, holders: int) -> float:
-    return math.log(1 + (count - holders + 0.5) / (holders + 0.5)) ** _RARITY
+    return math.pow(math.log(1 + (count - holders + 0.5) / (holders + 0.5)), _RARITY)
 
 
 def _symbols(corpus: Corpus, issue: str, title: str) -> tuple[dict[str, float], dict[At, float]]:

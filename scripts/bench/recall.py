@@ -27,7 +27,7 @@ from runoff.agent.context import CODE, is_test
 from runoff.agent.definitions import definitions, owners
 from runoff.agent.index import Index, Source, words
 from runoff.agent.packing import Packed, pack
-from runoff.agent.search import Corpus, Found, search
+from runoff.agent.search import Corpus, search
 from runoff.agent.tokenizers import tokens
 
 BUDGETS = (128_000, 64_000, 32_000)
