@@ -1,20 +1,26 @@
-"""Which files matter: a lexical short list, a model that says which are relevant, a ranking, a packed context."""
+"""Which files matter: a search, a model that says which of the first are relevant, a ranking, a packed context."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import PurePosixPath
-from typing import TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple, TypeVar
 
+from runoff.agent import packing
+from runoff.agent.index import Index, Source, blob_hash
 from runoff.agent.outline import outline
+from runoff.agent.packing import Span
 from runoff.agent.prompts import prompts
 from runoff.agent.protocol import ContextOverflow, Message, Request, Sampling
+from runoff.agent.search import Corpus, Found, search
 from runoff.agent.step import Ended, Step
+from runoff.agent.tokenizers import counter, tokens
 from runoff.sandbox.protocol import Value
 
 T = TypeVar("T")
@@ -25,7 +31,6 @@ Tree = Mapping[str, bytes]
 CODE = frozenset(
     ".py .pyi .pyx .pxd .js .mjs .cjs .jsx .ts .tsx .go .rs .java .c .h .cc .cpp .hpp .rb .php .cs".split()
 )
-_CHARACTERS_PER_TOKEN = 3.6
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]+|\d{2,}")
 _PART = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 
@@ -33,6 +38,9 @@ _PART = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 class ContextRecipe(Value):
     """How the files that matter are found."""
 
+    search: Literal["words", "index"] = "index"
+    """`index`: by an index of files and definitions (see `search.search`), and what does not fit whole is shown in the
+    definitions that matter. `words`: BM25 over whole files, and outlines of what does not fit."""
     shortlist: int = 40
     """Files that the lexical search leaves in."""
     relevance_tokens: int = 24_000
@@ -49,13 +57,10 @@ class Context(Value):
     whole: tuple[str, ...]
     """Files shown whole."""
     outlined: tuple[str, ...] = ()
-    """Files of which only the outline fits."""
+    """Files of which the outline is shown."""
+    excerpts: dict[str, tuple[Span, ...]] = {}
+    """Path → lines shown of it, whole definitions, beside its outline or without."""
     summaries: dict[str, str] = {}
-
-
-def tokens(text: str | bytes) -> int:
-    """An estimate: characters / 3.6, as measured on source code."""
-    return math.ceil(len(text) / _CHARACTERS_PER_TOKEN)
 
 
 def is_test(path: str) -> bool:
@@ -103,15 +108,49 @@ def shortlist(tree: Tree, issue: str, limit: int) -> list[str]:
     return sorted(paths, key=lambda path: (path not in named, -score(path), path))[:limit]
 
 
-async def find_context(
-    step: Step, model: str, ranker: str, tree: Tree, issue: str, recipe: ContextRecipe
-) -> Ended[Context]:
-    """Ask which of the short-listed files matter, have them ranked, pack them.
+def searched(tree: Tree) -> list[str]:
+    """The source files that a search looks through: tests are told apart by their paths."""
+    return [path for path in sorted(tree) if PurePosixPath(path).suffix in CODE and not is_test(path)]
 
-    A reply that cannot be read is asked for once more; then the lexical order stands, which is said in `note`. Ends in
+
+class Code(NamedTuple):
+    """What a search over a tree's index found."""
+
+    found: Found
+    sources: dict[str, Source]
+
+
+def find_code(tree: Tree, issue: str, kept: Path | None = None) -> Code:
+    """Search a tree without a model. `kept` is the index's file, which is brought to the tree first; None makes one anew."""
+    paths = searched(tree)
+    index = Index(kept)
+    try:
+        blobs = {path: blob_hash(tree[path]) for path in paths}
+        sources, _ = index.sources(blobs, lambda fresh: ((path, tree[path]) for path in fresh))
+    finally:
+        index.close()
+    return Code(search(Corpus(sources), issue), sources)
+
+
+async def find_context(
+    step: Step,
+    model: str,
+    ranker: str,
+    tree: Tree,
+    issue: str,
+    recipe: ContextRecipe,
+    *,
+    reader: str = "",
+    kept: Path | None = None,
+) -> Ended[Context]:
+    """Ask which of the first files that a search found matter, have them ranked, pack them.
+
+    `reader` is the model that the context is for, whose tokenizer counts; `kept` the index's file.
+    A reply that cannot be read is asked for once more; then the search's order stands, which is said in `note`. Ends in
     no value if the repository holds no source file at all.
     """
-    listed = shortlist(tree, issue, recipe.shortlist)
+    code = await asyncio.to_thread(find_code, tree, issue, kept) if recipe.search == "index" else None
+    listed = code.found.files[: recipe.shortlist] if code else shortlist(tree, issue, recipe.shortlist)
     if not listed:
         return Ended(reason="done", note="the repository holds no source file that could be relevant")
     batches = _batches(listed, tree, recipe.relevance_tokens)
@@ -128,7 +167,11 @@ async def find_context(
         if order is None:
             notes.append("the ranking was not readable: the order is that of the lexical search")
         ranked = [*(order or []), *(path for path in listed if path in summaries and path not in (order or []))]
-    return Ended(reason="done", value=pack(ranked, tree, recipe.tokens, summaries), note="; ".join(notes))
+    if code is None:
+        context = pack(ranked, tree, recipe.tokens, summaries)
+    else:
+        context = await asyncio.to_thread(_packed, code, ranked, tree, recipe.tokens, summaries, reader)
+    return Ended(reason="done", value=context, note="; ".join(notes))
 
 
 def pack(ranked: Sequence[str], tree: Tree, budget: int, summaries: Mapping[str, str] = {}) -> Context:
@@ -146,6 +189,17 @@ def pack(ranked: Sequence[str], tree: Tree, budget: int, summaries: Mapping[str,
     return Context(whole=tuple(whole), outlined=tuple(outlined), summaries=dict(summaries))
 
 
+def _packed(
+    code: Code, ranked: Sequence[str], tree: Tree, budget: int, summaries: Mapping[str, str], reader: str
+) -> Context:
+    """Of what models called relevant, or of all that was searched if none did."""
+    files = ranked if summaries else code.found.files
+    chosen = set(files)
+    pieces = [at for at in code.found.pieces if at.path in chosen]
+    packed = packing.pack(files, pieces, tree, code.sources, budget, counter(reader) if reader else tokens)
+    return Context(whole=packed.whole, outlined=packed.outlined, excerpts=packed.excerpts, summaries=dict(summaries))
+
+
 def shared_prompt(context: Context, tree: Tree, issue: str, grammar: str, installed: str) -> Message:
     """The system message that all trajectories of an instance share, byte for byte, so that providers cache it."""
     text = prompts("shared").system(
@@ -154,9 +208,21 @@ def shared_prompt(context: Context, tree: Tree, issue: str, grammar: str, instal
         installed=installed,
         paths=_listing(tree),
         files={path: tree[path].decode("utf-8", "surrogateescape") for path in context.whole},
-        outlines={path: outline(path, tree[path]) for path in context.outlined},
+        outlines={
+            path: _shortened(path, context, tree) for path in dict.fromkeys((*context.outlined, *context.excerpts))
+        },
+        excerpts=context.excerpts,
     )
     return Message("system", text)
+
+
+def _shortened(path: str, context: Context, tree: Tree) -> str:
+    """A file's outline, its excerpts, or both."""
+    parts = [outline(path, tree[path])] if path in context.outlined else []
+    if path in context.excerpts:
+        lines = tree[path].decode("utf-8", "surrogateescape").split("\n")
+        parts.append(packing.excerpt(lines, context.excerpts[path]))
+    return "\n".join(parts)
 
 
 async def _relevant(
