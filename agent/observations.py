@@ -15,9 +15,9 @@ from collections import Counter
 from typing import Literal, NamedTuple
 
 from runoff.agent import providers
-from runoff.agent.context import tokens
 from runoff.agent.protocol import ContextOverflow, Message, Request, Sampling, Tool, observed
 from runoff.agent.step import Answer, Run, Step
+from runoff.agent.tokenizers import tokens
 from runoff.agent.verdict import capped
 from runoff.sandbox.protocol import Execution, Limits, State, Value
 

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runoff.agent.context import Context, ContextRecipe, find_context, is_test, pack, shared_prompt, shortlist, tokens
+from runoff.agent.context import Context, ContextRecipe, find_context, is_test, pack, shared_prompt, shortlist
 from runoff.agent.doubles import Scripted
 from runoff.agent.outline import outline
 from runoff.agent.protocol import Reply
 from runoff.agent.step import Ended
+from runoff.agent.tokenizers import tokens
 from tests.workshop import Workshop
 
 TREE = {
