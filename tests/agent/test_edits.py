@@ -277,9 +277,9 @@ def test_done_and_choose_alone_count() -> None:
 
 def test_a_reply_in_circles_is_read_at_once_and_answered_briefly() -> None:
     for line in ("<edit path='a'>", "<search>", "<test>", "</done>", "<edit>"):
-        started = time.perf_counter()
+        started = time.process_time()
         answer = parse(f"{line}\n" * 2000)
-        assert time.perf_counter() - started < 2
+        assert time.process_time() - started < 2
         assert 0 < len(answer.problems) <= 11
 
 
