@@ -114,9 +114,8 @@ def test_a_window_is_looked_up_once_and_is_on_record(tmp_path: Path, window: int
         for turn in range(2):
             await view.ask(Step(world, "t").scope(f"turn{turn}"))
             view.hear("heard")
-        paths = [path for _, path in world.log.effects]
         await world.close()
-        return paths
+        return [record["path"] for record in read(tmp_path / "log.jsonl") if record["kind"] in ("ask", "once")]
 
     looked = ["turn0/window"] if window is None else []
     assert asyncio.run(scene()) == [*looked, "turn0/ask", "turn1/ask"]
