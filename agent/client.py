@@ -37,8 +37,8 @@ LONGEST_WAIT = 120.0
 class LiteLLM:
     """A `Model` that asks providers through litellm.
 
-    The budget is checked before every attempt; whoever records a reply, or the `spent` of an error, adds it. A reply's
-    usage and cost include its billed empty attempts.
+    The budget, and what the call itself checks, is checked before every attempt; whoever records a reply, or the
+    `spent` of an error, adds it. A reply's usage and cost include its billed empty attempts.
 
     `timeout` is in seconds of a whole call. `stall` seconds without a further piece end an answer that has begun (None:
     answers come in one piece; so they do where log-probs are asked for, which not every provider streams).
@@ -104,7 +104,7 @@ class LiteLLM:
         # A call keeps its place while it waits to try again: an endpoint in trouble is not asked by ever more calls.
         async with endpoint.warmth.turn(request.model, request.conversation) as begun, endpoint.gate.place():
             try:
-                reply: Reply = await retrying(self._attempt, request, endpoint, lost, begun)
+                reply: Reply = await retrying(self._attempt, call, endpoint, lost, begun)
             except _Transient as error:
                 times = "once" if self.attempts == 1 else f"{self.attempts} times"
                 failure = ModelUnreachable(
@@ -129,11 +129,13 @@ class LiteLLM:
             self._endpoints[name] = _Endpoint(Gate(rate.at_once), Minute(rate, self._pause), Warmth())
         return self._endpoints[name]
 
-    async def _attempt(self, request: Request, endpoint: _Endpoint, lost: _Lost, begun: Callable[[], None]) -> Reply:
+    async def _attempt(self, call: Call, endpoint: _Endpoint, lost: _Lost, begun: Callable[[], None]) -> Reply:
+        request = call.request
         counted = await endpoint.minute.admit(estimated(request.conversation, "").input)
         if self.stop and self.stop.is_set():
             raise Stopping("stopped by the user")
         self.budget.check()
+        call.check()
         began = time.monotonic()
         heard = _Heard()
         failure: Exception
@@ -143,8 +145,8 @@ class LiteLLM:
                 reply = await self._answer(request, heard, begun)
         except Exception as error:
             failure = self._failure(request.model, error)
-            if heard.all():
-                usage, price = estimated(request.conversation, heard.all()), self.price_of(request.model)
+            if heard.billed:
+                usage, price = estimated(request.conversation, "".join(heard.billed)), self.price_of(request.model)
                 lost.cut.append(Bill(usage=usage, cost=price.of(usage) if price else None))
         else:
             counted(reply.usage.input + reply.usage.output)
@@ -193,18 +195,23 @@ class LiteLLM:
                 counted = getattr(piece, "usage", None) or counted
                 for choice in piece.choices[:1]:
                     heard.take(choice)
-                if heard.all():
+                if heard.billed:
                     begun()
                     wait = self.stall
         finally:
             await stream.aclose()
         # Where the provider sent none, litellm makes up an end and a usage.
         reported = any(getattr(piece, "usage", None) for piece in stream.chunks)
-        if not reported and not heard.all():
+        if not reported and not heard.billed:
             raise ValueError("a body that holds no reply")
         calls = [(id_, name, arguments) for id_, name, arguments in heard.calls.values()]
         return self._reply(
-            request, heard.text, calls, finish=heard.finish, counted=counted if reported else None, logprobs=None
+            request,
+            "".join(heard.text),
+            calls,
+            finish=heard.finish,
+            counted=counted if reported else None,
+            logprobs=None,
         )
 
     def _arguments(self, request: Request) -> dict[str, Any]:
@@ -358,26 +365,25 @@ class _Heard:
     """What has come of an answer so far."""
 
     def __init__(self) -> None:
-        self.text = ""
-        self.silent = ""
-        """Thinking that is billed and not part of the reply."""
+        self.text: list[str] = []
         self.calls: dict[int, list[str]] = {}
         """Id, name and arguments by the call's index."""
+        self.billed: list[str] = []
+        """All that was generated: text, arguments, and thinking that is not part of the reply."""
         self.finish: str | None = None
 
     def take(self, choice: Any) -> None:
         delta = choice.delta
-        self.text += delta.content or ""
-        self.silent += getattr(delta, "reasoning_content", None) or ""
+        self.text.append(delta.content or "")
+        said = [delta.content, getattr(delta, "reasoning_content", None)]
         for part in getattr(delta, "tool_calls", None) or ():
             call = self.calls.setdefault(part.index, ["", "", ""])
             call[0] = part.id or call[0]
             call[1] = part.function.name or call[1]
             call[2] += part.function.arguments or ""
+            said.append(part.function.arguments)
+        self.billed += filter(None, said)
         self.finish = choice.finish_reason or self.finish
-
-    def all(self) -> str:
-        return self.text + self.silent + "".join(call[2] for call in self.calls.values())
 
 
 class _Lost:

@@ -195,6 +195,7 @@ class Faulty:
             (self.billed if whole else self.lost).append(usage)
         if streams:
             calls = [call | {"index": place} for place, call in enumerate(native_calls(reply.calls))]
+            deltas: list[dict[str, Any]]
             deltas = [{"content": (" " if place else "") + word} for place, word in enumerate(words) if reply.text]
             deltas += [{"tool_calls": [call]} for call in calls]
             choices = [
@@ -203,7 +204,8 @@ class Faulty:
             ends: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}]
             ends.append({"choices": [], "usage": billed})
             handler.begin("text/event-stream")
-            for piece in [{"choices": choice} for choice in choices] + (ends if whole else []):
+            pieces: list[dict[str, Any]] = [{"choices": choice} for choice in choices]
+            for piece in pieces + (ends if whole else []):
                 handler.piece(
                     b"data: " + json.dumps(raw | {"object": "chat.completion.chunk"} | piece).encode() + b"\n\n"
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from runoff.sandbox.protocol import Value
@@ -211,6 +211,8 @@ class Call(NamedTuple):
     trajectory: str
     path: str
     request: Request
+    check: Callable[[], None] = lambda: None
+    """Raises BudgetSpent if it may no longer be sent. Whoever lets calls wait asks before each attempt."""
 
 
 class Model(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -21,6 +22,8 @@ def litellm() -> Any:
     library.telemetry = False
     library.suppress_debug_info = True
     library.drop_params = True
+    # Or an answer that repeats itself, as code may, is broken off.
+    library.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize  # type: ignore[attr-defined]
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return library

@@ -214,7 +214,9 @@ class Step:
         # The intent is written before the request is sent, so that no kill can hide a bill.
         await log.append(record | {"kind": "intent", "new": log.unwritten(talk)})
         try:
-            reply = await self.world.model.ask(Call(self.world.instance, *key, request))
+            reply = await self.world.model.ask(
+                Call(self.world.instance, *key, request, lambda: self.world.check(self.trajectory))
+            )
         except ModelError as error:
             record |= {"kind": "refused", "why": str(error), "final": isinstance(error, ContextOverflow)}
             if error.spent:

@@ -90,9 +90,7 @@ def _options(command: Any) -> Any:
                 "--stall",
                 type=click.FloatRange(min=0),
                 metavar="SECONDS",
-                default=120,
-                show_default=True,
-                help="Ask again for an answer that has begun and does not go on for so long; 0: answers in one piece.",
+                help="Let answers stream, and ask again for one that has begun and does not go on for so long.",
             ),
             click.option(
                 "--tools",

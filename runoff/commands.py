@@ -16,7 +16,7 @@ import click
 from runoff.agent.budget import Budget, Prices, parse_budget, parse_price
 from runoff.agent.pace import Rate, parse_rate
 from runoff.instance import BadTarget, Instance, local_instance
-from runoff.models import STALL, Answering, roles
+from runoff.models import Answering, roles
 from runoff.pipeline import Models
 from runoff.progress import Progress
 from runoff.recipe import Recipe, load_recipe
@@ -139,7 +139,7 @@ async def _run(
         api_base=options.get("api_base"),
         prices=_prices(options, names),
         rates=_rates(options),
-        stall=options.get("stall", STALL) or None,
+        stall=options.get("stall") or None,
         native_tools={"native": True, "text": False}.get(options.get("tools") or ""),
         record=options.get("record"),
         budget=budget,

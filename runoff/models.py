@@ -15,8 +15,6 @@ from runoff.agent.pace import Rate
 from runoff.agent.protocol import Call, Model, ModelMisconfigured, Reply
 from runoff.pipeline import Role
 
-STALL = 120.0
-"""Seconds after which an answer that has begun and does not go on is asked for again."""
 ROLES: tuple[str, ...] = get_args(Role)
 _RECORDED = "recorded:"
 
@@ -59,7 +57,7 @@ class Answering:
         api_base: str | None = None,
         prices: Mapping[str, Prices] | None = None,
         rates: Mapping[str, Rate] = {},
-        stall: float | None = STALL,
+        stall: float | None = None,
         native_tools: bool | None = None,
         record: Path | None = None,
         budget: Budget | None = None,

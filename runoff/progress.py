@@ -77,7 +77,8 @@ class Progress:
         unknown = f", {ledger.unknown} calls at an unknown price" if ledger.unknown else ""
         if not ledger.calls and ledger.recorded:
             return f"{ledger.recorded} recorded answers, nothing paid"
-        return f"{ledger.calls} calls, {tokens}, ${ledger.cost:.4f}{cap}{unknown}"
+        calls = f"{ledger.calls} calls" + (f" of {self._run.budget.calls:,}" if self._run.budget.calls else "")
+        return f"{calls}, {tokens}, ${ledger.cost:.4f}{cap}{unknown}"
 
     def _counts(self, name: str) -> tuple[str, int, int]:
         log, wanted = self._run.worlds[name].log, self._run.recipe.trajectories

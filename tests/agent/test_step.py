@@ -16,10 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runoff.agent.budget import Budget
+from runoff.agent.budget import Budget, Prices
 from runoff.agent.doubles import Scripted
 from runoff.agent.log import Log, read
 from runoff.agent.protocol import (
+    Bill,
+    BudgetSpent,
     Call,
     ContextOverflow,
     Message,
@@ -576,5 +578,89 @@ def test_a_changed_tool_is_drift_and_says_so(tmp_path: Path) -> None:
         other = RUN.model_copy(update={"description": "runs it elsewhere"})
         with pytest.raises(Drift, match="tools"):
             await play(log, partial(calls_tools, tool=other), Scripted({}))
+
+    asyncio.run(scenario())
+
+
+async def asks_on(step: Step) -> Ended[str]:
+    """One call after the other, of a thousand tokens each, as often as it may."""
+    for n in range(100):
+        await step.ask(f"ask{n}", Request("m", Sampling(), PROMPT.then("user", f"{step.trajectory} {n}")))
+    return Ended(reason="done")
+
+
+def thousand(call: Call) -> Reply:
+    return Reply(text="a", usage=Usage(input=900, output=100), cost=0.01)
+
+
+def test_what_is_kept_for_the_selection_is_spent_by_nothing_before_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        model = Scripted(thousand)
+        async with opened(tmp_path / "log", model, budget=Budget(tokens=20_000)) as world:
+            world.reserve = 0.25
+            ended = await trajectory(world, "editing-1", object, asks_on)
+            assert ended.reason == "budget"
+            assert "but for the 25% kept for the selection; raise --budget" in ended.note
+            assert len(model.calls) == 15
+            world.reserve = 0.0
+            await trajectory(world, "run-off", object, asks_on)
+            assert len(model.calls) == 20
+
+    asyncio.run(scenario())
+
+
+def test_a_trajectory_has_a_budget_of_its_own_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
+    async def life(cap: int) -> tuple[list[str], World]:
+        async with opened(tmp_path / "log", model := Scripted(thousand), budget=Budget(calls=50)) as world:
+            world.cap = lambda: Budget(calls=cap, whose="the trajectory's budget", remedy="raise it")
+            world.count_back()
+            ends = [await trajectory(world, name, object, asks_on) for name in ("a", "b")]
+            assert {end.reason for end in ends} == {"budget"}
+            return [call.trajectory for call in model.calls], world
+
+    async def scenario() -> None:
+        asked, _ = await life(3)
+        assert Counter(asked) == {"a": 3, "b": 3}
+        asked, world = await life(5)
+        assert Counter(asked) == {"a": 2, "b": 2}, "what was asked before is counted back from the log"
+        assert (world.budget.spent_calls, world.budget.spent_tokens) == (10, 10_000)
+        assert world.budget.spent_money == pytest.approx(0.1)
+
+    asyncio.run(scenario())
+
+
+def test_what_a_failed_call_took_is_in_the_ledger_and_counted_back(tmp_path: Path) -> None:
+    def answer(call: Call) -> Exception:
+        error = ModelUnreachable("six empty replies")
+        error.spent = Reply(text="", usage=Usage(input=60, output=6), cost=0.5, cut=Bill(usage=Usage(input=10)))
+        return error
+
+    async def scenario() -> None:
+        log = tmp_path / "log"
+        assert (await play(log, asks_on, Scripted(answer))).reason == "error"
+        async with opened(log, Scripted({}), budget=Budget()) as world:
+            world.count_back()
+            (line,) = world.log.ledger
+            assert (line["usage"], line["cost"]) == ({"input": 60, "output": 6}, 0.5)
+            assert (world.budget.spent_tokens, world.budget.spent_money) == (76, 0.5)
+            assert not world.log.possibly_billed
+            assert not world.log.effects, "it is asked again"
+
+    asyncio.run(scenario())
+
+
+def test_a_price_that_was_not_known_is_applied_once_it_is(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        reply = Reply(text="a", usage=Usage(input=100, cached=40, output=10))
+        await play(tmp_path / "log", asks_on, Scripted([reply, ModelUnreachable("gone")]))
+        async with opened(tmp_path / "log", Scripted({}), budget=Budget(money=1000)) as world:
+            world.count_back({"m": Prices(1, 0.5, 2)}.get)
+            assert world.budget.spent_money == 60 + 20 + 20
+            world.budget.check()
+        async with opened(tmp_path / "log", Scripted({}), budget=Budget(money=1000)) as world:
+            world.count_back()
+            assert world.budget.unknown_calls == 1
+            with pytest.raises(BudgetSpent, match="the price of m is not known"):
+                world.budget.check()
 
     asyncio.run(scenario())

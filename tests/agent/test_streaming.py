@@ -78,6 +78,12 @@ def test_an_answer_that_does_not_go_on_is_given_up_soon() -> None:
     assert end.value.spent.cut.usage.output == sum(usage.output for usage in server.lost) > 0
 
 
+def test_an_answer_that_repeats_itself_is_an_answer() -> None:
+    with Faulty(answer=lambda messages: "0, " * 300) as server:
+        assert ask(server).text == "0, " * 300
+    assert len(server.requests) == 1
+
+
 def test_log_probs_are_kept_where_they_are_asked_for() -> None:
     with Faulty(answer=lambda messages: SAID) as server:
         reply = ask(server, sampling=Sampling(logprobs=2))

@@ -136,6 +136,26 @@ def test_a_spent_budget_ends_the_run_cleanly_and_a_larger_one_goes_on(tmp_path: 
     assert len(seen) > asked
 
 
+def test_a_run_that_hits_its_budget_still_submits(tmp_path: Path, states: Path) -> None:
+    """What generation may not spend pays for the selection of what was made so far."""
+    edits = itertools.cycle([EDIT, WORSE])
+
+    def differing(messages: list[dict[str, str]]) -> str:
+        said = answer(messages)
+        return next(edits) if said == EDIT else said
+
+    with Faulty(answer=differing) as server:
+        capped = ("-n", "6", "--budget", "30calls,1h", "--set", "budgets.reserve=0.3")
+        done = solve(server, make(tmp_path / "project"), tmp_path / "out", states, *capped, "--rate", "1atonce")
+        asked = len(server.requests)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "selection.json").read_text())
+    ends = [sample[part]["reason"] for sample in result["samples"] for part in ("test", "edit")]
+    assert "budget" in ends
+    assert result["selection"]["scores"], "the verifier was paid for"
+    assert asked <= 30
+
+
 def test_ctrl_c_finishes_what_is_paid_for_and_the_same_command_goes_on(tmp_path: Path, states: Path) -> None:
     target, out = make(tmp_path / "project"), tmp_path / "out"
     with Faulty(answer=answer, latency=1.0) as server:
