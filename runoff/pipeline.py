@@ -10,6 +10,7 @@ from runoff.agent import edits
 from runoff.agent.context import Context, Tree, find_context, shared_prompt
 from runoff.agent.editing import Candidate, make_edit
 from runoff.agent.environment import Environment, read_tree
+from runoff.agent.index import default_place
 from runoff.agent.protocol import Message
 from runoff.agent.step import Ended, World, settled, trajectory
 from runoff.agent.testing import GeneratedTest, write_test
@@ -62,7 +63,14 @@ async def solve(
         "context",
         Context,
         lambda step: find_context(
-            step, models["relevance"], models["ranker"], tree, instance.statement, recipe.context
+            step,
+            models["relevance"],
+            models["ranker"],
+            tree,
+            instance.statement,
+            recipe.context,
+            reader=models["editor"],
+            kept=default_place(),
         ),
     )
     if context.value is None:
