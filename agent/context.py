@@ -6,8 +6,9 @@ import asyncio
 import json
 import math
 import re
+import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, TypeVar
@@ -108,7 +109,7 @@ def shortlist(tree: Tree, issue: str, limit: int) -> list[str]:
     return sorted(paths, key=lambda path: (path not in named, -score(path), path))[:limit]
 
 
-def searched(tree: Tree) -> list[str]:
+def searched(tree: Iterable[str]) -> list[str]:
     """The source files that a search looks through: tests are told apart by their paths."""
     return [path for path in sorted(tree) if PurePosixPath(path).suffix in CODE and not is_test(path)]
 
@@ -121,15 +122,23 @@ class Code(NamedTuple):
 
 
 def find_code(tree: Tree, issue: str, kept: Path | None = None) -> Code:
-    """Search a tree without a model. `kept` is the index's file, which is brought to the tree first; None makes one anew."""
-    paths = searched(tree)
-    index = Index(kept)
+    """Search a tree without a model. `kept` is the index's file, which is brought to the tree first.
+
+    Without it, or if it cannot be used (no room, read-only), an index is made in memory: what is found is the same.
+    """
+    blobs = {path: blob_hash(tree[path]) for path in searched(tree)}
     try:
-        blobs = {path: blob_hash(tree[path]) for path in paths}
-        sources, _ = index.sources(blobs, lambda fresh: ((path, tree[path]) for path in fresh))
+        sources = _sources(Index(kept), blobs, tree)
+    except (sqlite3.Error, OSError):
+        sources = _sources(Index(), blobs, tree)
+    return Code(search(Corpus(sources), issue), sources)
+
+
+def _sources(index: Index, blobs: Mapping[str, str], tree: Tree) -> dict[str, Source]:
+    try:
+        return index.sources(blobs, lambda fresh: ((path, tree[path]) for path in fresh))[0]
     finally:
         index.close()
-    return Code(search(Corpus(sources), issue), sources)
 
 
 async def find_context(

@@ -125,6 +125,11 @@ def blob_hash(contents: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(contents) + contents, usedforsecurity=False).hexdigest()
 
 
+def default_place() -> Path:
+    """Where the index of all repositories is kept if nobody says otherwise."""
+    return Path.home() / ".cache" / "runoff" / "index.sqlite"
+
+
 class Moved(Value):
     """What bringing the index to a tree came to."""
 
@@ -147,8 +152,8 @@ class Index:
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._open(path)
-        except sqlite3.DatabaseError:
-            if path is None:
+        except sqlite3.DatabaseError as error:
+            if path is None or isinstance(error, sqlite3.OperationalError):  # locked, or no room: it may be whole
                 raise
             path.unlink(missing_ok=True)
             self._open(path)

@@ -194,6 +194,26 @@ def demo(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("repository", type=click.Path(path_type=Path))
+@click.option("--ref", help="The commit.  [default: HEAD]")
+@click.option(
+    "--index", type=click.Path(path_type=Path), help="Where the index is kept.  [default: ~/.cache/runoff/index.sqlite]"
+)
+def prepare(**given: Any) -> None:
+    """Do once for REPOSITORY, a local git repository, what every issue of it needs: an index of its code.
+
+    \b
+    runoff prepare ~/src/click
+    runoff prepare ~/src/click --ref v8.1.0     reads only the files that differ
+
+    Not needed before `runoff solve`, which does the same and keeps it. Runs nothing of the repository.
+    """
+    from runoff.preparation import prepare_command
+
+    sys.exit(prepare_command(**given))
+
+
+@cli.command()
 @_STATES
 def doctor(states: Path | None) -> None:
     """Say what is here, what is missing, and the one next command."""

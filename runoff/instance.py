@@ -8,6 +8,7 @@ import os
 import re
 import tarfile
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runoff.sandbox.environments.builder import Contents, EnvironmentSpec, Source
@@ -104,6 +105,23 @@ def open_source(instance: Instance) -> Source:
         for name, blob in wanted.items()
     }
     return Source(commit, found, lambda: _packed(path, commit))
+
+
+def tracked(path: Path, ref: str | None) -> tuple[str, dict[str, str], Callable[[list[str]], Iterator[bytes]]]:
+    """A commit of a local git repository, its regular files as path → blob, and what reads blobs. Raises BadTarget."""
+    if not path.is_dir():
+        raise BadTarget(f"{path}: no such path")
+    commit = _commit(path, ref)
+    repository = _repository(path)
+    listed = repository.git.ls_tree("-r", "-z", commit).split("\0")
+    entries = ((about.split(), name) for about, _, name in (line.partition("\t") for line in listed if line))
+    blobs = {name: blob for (mode, _, blob), name in entries if mode.startswith("100")}
+
+    def read(wanted: list[str]) -> Iterator[bytes]:
+        for blob in wanted:
+            yield repository.odb.stream(bytes.fromhex(blob)).read()
+
+    return commit, blobs, read
 
 
 def _packed(path: Path, commit: str) -> Contents:

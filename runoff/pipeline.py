@@ -11,6 +11,7 @@ from runoff.agent.calls import work_with_tools
 from runoff.agent.context import Context, Tree, find_context, shared_prompt
 from runoff.agent.editing import Candidate, make_edit
 from runoff.agent.environment import Environment, read_tree
+from runoff.agent.index import default_place
 from runoff.agent.observations import AgentRecipe
 from runoff.agent.protocol import Message
 from runoff.agent.shell import work_in_shell
@@ -74,7 +75,14 @@ async def solve(
         "context",
         Context,
         lambda step: find_context(
-            step, models["relevance"], models["ranker"], tree, instance.statement, recipe.context
+            step,
+            models["relevance"],
+            models["ranker"],
+            tree,
+            instance.statement,
+            recipe.context,
+            reader=models["editor"],
+            kept=default_place(),
         ),
     )
     if context.value is None:

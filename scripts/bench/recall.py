@@ -273,6 +273,7 @@ def main() -> None:
     parser.add_argument(
         "--index", type=Path, help="keep the index there, so that another measurement reads no file again"
     )
+    parser.add_argument("--limit", type=int, help="no more than the first so many instances of a repository")
     parser.add_argument("--out", type=Path, help="write one JSON line an instance there")
     given = parser.parse_args()
     with gzip.open(given.data / "instances.jsonl.gz", "rt") as lines:
@@ -288,7 +289,7 @@ def main() -> None:
     for half, repositories in halves.items():
         for name in repositories if given.half in (None, half) else ():
             git = Git(given.repositories / name.replace("/", "__"))
-            own = [row for row in rows if row["repo"] == name and git.has(row["base_commit"])]
+            own = [row for row in rows if row["repo"] == name and git.has(row["base_commit"])][: given.limit]
             results[half] += measure(name, git, own, answers, given.index)
             if name == "django/django":
                 print(f"\nSpeed on {name}:")

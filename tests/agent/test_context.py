@@ -143,7 +143,7 @@ class Reader:
         self.model = Scripted(answers)
         return self.workshop.trajectory(
             Context,
-            lambda step: find_context(step, "reader", "ranker", tree, ISSUE, ContextRecipe(**recipe)),
+            lambda step: find_context(step, "reader", "ranker", tree, ISSUE, ContextRecipe(search="words", **recipe)),
             self.model,
         )
 
