@@ -358,7 +358,7 @@ def _pieces(
 ) -> list[At]:
     """Pieces by their own words, by being named, and twice by their file."""
     scores = {
-        (at := At(path, n)): 2 * by_file[path] + by_piece.get(at, 0.0) + 0.5 * min(named.get(at, 0.0), 1.0)
+        (at := At(path, n)): 2 * by_file.get(path, 0.0) + by_piece.get(at, 0.0) + 0.5 * min(named.get(at, 0.0), 1.0)
         for path in files
         for n in range(len(corpus.sources[path].pieces))
     }
