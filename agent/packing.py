@@ -70,10 +70,14 @@ def pack(
         source = sources[at.path]
         if at.path not in lines:
             lines[at.path] = _text(tree[at.path]).split("\n")
-        own = own_lines(source, at.piece)
-        text = excerpt(lines[at.path], spans(own))
-        if text.strip() and (cost := count(text)) <= left:
-            taken[at.path].update(own)
+        text_of = lines[at.path]
+        runs = [
+            (first, last)
+            for first, last in spans(own_lines(source, at.piece))
+            if any(line.strip() for line in text_of[first - 1 : last])  # what is blank is not shown, nor counted
+        ]
+        if runs and (cost := count(excerpt(text_of, runs) + "\n")) <= left:
+            taken[at.path].update(line for first, last in runs for line in range(first, last + 1))
             left -= cost
     return Packed(tuple(whole), tuple(outlined), {path: spans(sorted(own)) for path, own in taken.items()})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache, lru_cache
+from importlib import import_module
 
 _CHARACTERS_PER_TOKEN = 3.6
 _CARRIED = ("cl100k_base", "o200k_base")
@@ -30,6 +31,7 @@ def _exact(model: str) -> Callable[[str], int] | None:
     name = model.rpartition("/")[2]
     if litellm.utils.huggingface_tokenizer_kind(name) in ("anthropic", "deepseek"):  # the two kinds it carries
         return lambda text: int(litellm.token_counter(model=name, text=_encodable(text)))
+    import_module("litellm.litellm_core_utils.default_encoding")  # points tiktoken at the encodings it carries
     import tiktoken
 
     try:
