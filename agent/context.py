@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, TypeVar
 
+from pydantic import Field
+
 from runoff.agent import packing
 from runoff.agent.index import Index, Source, blob_hash
 from runoff.agent.outline import outline
@@ -32,6 +34,7 @@ Tree = Mapping[str, bytes]
 CODE = frozenset(
     ".py .pyi .pyx .pxd .js .mjs .cjs .jsx .ts .tsx .go .rs .java .c .h .cc .cpp .hpp .rb .php .cs".split()
 )
+_WARM = 0.7
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]+|\d{2,}")
 _PART = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 
@@ -44,6 +47,10 @@ class ContextRecipe(Value):
     definitions that matter. `words`: BM25 over whole files, and outlines of what does not fit."""
     shortlist: int = 40
     """Files that the lexical search leaves in."""
+    relevance: bool = True
+    """Whether a model reads these files and says which matter, and another ranks those; otherwise the search decides alone."""
+    rankings: int = Field(default=1, ge=1)
+    """How often they are ranked; several rankings are merged by mean place."""
     relevance_tokens: int = 24_000
     """Tokens of files shown in one relevance question."""
     tokens: int = 64_000
@@ -162,20 +169,21 @@ async def find_context(
     listed = code.found.files[: recipe.shortlist] if code else shortlist(tree, issue, recipe.shortlist)
     if not listed:
         return Ended(reason="done", note="the repository holds no source file that could be relevant")
-    batches = _batches(listed, tree, recipe.relevance_tokens)
+    batches = _batches(listed, tree, recipe.relevance_tokens) if recipe.relevance else []
     sampling = Sampling(temperature=0, max_tokens=recipe.max_tokens)
     ask = partial(_relevant, model=model, sampling=sampling, tree=tree, issue=issue)
     found = await step.all({f"relevance{n}": partial(ask, batch=batch) for n, batch in enumerate(batches, 1)})
     notes = [f"relevance question {n} was not answered readably" for n, answer in found.items() if answer is None]
     summaries = {path: text for answer in found.values() for path, text in (answer or {}).items()}
     if not summaries:
-        notes.append("no file was called relevant: the order is that of the lexical search")
+        if recipe.relevance:
+            notes.append("no file was called relevant: the order is that of the lexical search")
         ranked = listed
     else:
-        order = await _ranked(step, ranker, sampling, tree, issue, summaries)
-        if order is None:
+        orders = await _rankings(step, ranker, sampling, tree, issue, summaries, recipe.rankings)
+        if not orders:
             notes.append("the ranking was not readable: the order is that of the lexical search")
-        ranked = [*(order or []), *(path for path in listed if path in summaries and path not in (order or []))]
+        ranked = merged(orders, [path for path in listed if path in summaries])
     if code is None:
         context = pack(ranked, tree, recipe.tokens, summaries)
     else:
@@ -248,6 +256,28 @@ async def _relevant(
     shown = {path: tree[path].decode("utf-8", "replace") for path in batch}
     ask = partial(_readable, step, ("ask", "again"), model, sampling, again=say.relevance_again(), read=read)
     return await ask(first=say.relevance(issue=issue, files=shown))
+
+
+async def _rankings(
+    step: Step, model: str, sampling: Sampling, tree: Tree, issue: str, summaries: Mapping[str, str], count: int
+) -> list[list[str]]:
+    """The rankings that could be read; several are drawn warm, so that they differ where the model is not sure."""
+    if count == 1:
+        order = await _ranked(step, model, sampling, tree, issue, summaries)
+        return [order] if order else []
+    warm = sampling.model_copy(update={"temperature": _WARM})
+    ask = partial(_ranked, model=model, sampling=warm, tree=tree, issue=issue, summaries=summaries)
+    orders = await step.all({f"ranking{n}": ask for n in range(1, count + 1)})
+    return [order for order in orders.values() if order]
+
+
+def merged(orders: Sequence[Sequence[str]], listed: Sequence[str]) -> list[str]:
+    """By mean place over the orders; what one leaves out stands behind all of its own. Ties and the rest as listed."""
+
+    def place(path: str) -> float:
+        return sum(order.index(path) if path in order else max(len(listed), len(order)) for order in orders)
+
+    return sorted(listed, key=place)
 
 
 async def _ranked(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runoff.agent.context import Context, ContextRecipe, find_context, is_test, pack, shared_prompt, shortlist
+from runoff.agent.context import Context, ContextRecipe, find_context, is_test, merged, pack, shared_prompt, shortlist
 from runoff.agent.doubles import Scripted
 from runoff.agent.outline import outline
 from runoff.agent.protocol import Reply
@@ -201,6 +201,40 @@ def test_relevance_that_cannot_be_read_is_asked_again_then_the_lexical_order_sta
     )
     assert reader.asked == [ASK, AGAIN]
     assert "could not read" in reader.model.calls[1].request.conversation.text
+
+
+def test_without_relevance_no_model_is_asked(reader: Reader) -> None:
+    ended = reader.find({}, relevance=False)
+    assert ended.value
+    assert (ended.value.whole, ended.note) == (tuple(shortlist(TREE, ISSUE, 40)), "")
+    assert reader.asked == []
+
+
+def test_several_rankings_are_drawn_warm_and_merged(reader: Reader) -> None:
+    till, cart = fenced(["shop/till.py", "shop/cart.py"]), fenced(["shop/cart.py", "shop/till.py"])
+    rankings = {"ranking1/ranking": till, "ranking2/ranking": cart, "ranking3/ranking": till}
+    ended = reader.find({ASK: RELEVANT} | rankings, rankings=3)
+    assert ended.value
+    assert ended.value.whole == ("shop/till.py", "shop/cart.py")
+    assert {call.request.sampling.temperature for call in reader.model.calls[1:]} == {0.7}
+
+
+@given(
+    st.permutations("abcdef"),
+    st.lists(st.permutations("abcdef").flatmap(lambda p: st.integers(0, 6).map(lambda n: p[:n]))),
+)
+def test_merging_keeps_every_file_and_follows_rankings_that_agree(listed: list[str], orders: list[list[str]]) -> None:
+    found = merged(orders, listed)
+    assert sorted(found) == sorted(listed)
+    assert found == merged(orders[::-1], listed)
+    if not orders:
+        assert found == listed
+    for one in found:
+        for other in found:
+            if orders and all(
+                one in order and (other not in order or order.index(one) < order.index(other)) for order in orders
+            ):
+                assert found.index(one) < found.index(other)
 
 
 def test_a_second_answer_that_can_be_read_counts(reader: Reader) -> None:
