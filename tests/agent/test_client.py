@@ -375,7 +375,7 @@ def test_a_broken_server_is_not_a_sign_to_ask_less(fault: Fault) -> None:
         return server.most_at_once
 
     with Faulty(
-        lambda *_: fault if len(server.requests) > 60 and len(server.requests) % 2 else None, latency=0.02
+        lambda *_: fault if len(server.requests) > 60 and len(server.requests) % 2 else None, latency=0.3
     ) as server:
         client = Client(api_base=server.api_base, rates={"": Rate(at_once=16)})
         assert client.run(phases()) >= 10
