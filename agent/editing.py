@@ -10,8 +10,8 @@ from runoff.agent import edits
 from runoff.agent.context import Tree
 from runoff.agent.environment import BuildFailed, Environment, patched
 from runoff.agent.prompts import prompts
-from runoff.agent.protocol import Message, Request, Sampling
-from runoff.agent.step import Ended, Step
+from runoff.agent.protocol import BudgetSpent, ContextOverflow, Message, Request, Sampling
+from runoff.agent.step import Ended, Reason, Step
 from runoff.agent.testing import GeneratedTest
 from runoff.agent.verdict import Verdict, capped, contract, read_verdict, script_run, verdict_on_base
 from runoff.sandbox.protocol import Raw, Refused, Value
@@ -58,7 +58,7 @@ async def make_edit(
     """A conversation of up to `turns` replies, begun with a generated test. Every edit is relative to the base.
 
     Each turn runs the test on the base *and* on the patched code and shows both; the model answers with an edit, a new
-    test, or done. Ends in the last edit that could be made, if there is one.
+    test, or done. However it ends, the last edit that could be made is the candidate.
     """
     say = prompts("editing")
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
@@ -67,7 +67,13 @@ async def make_edit(
     talk = shared.then("user", say.first(contract=contract(recipe.seconds), test=test))
     for turn in range(1, recipe.turns + 1):
         here, left = step.scope(f"turn{turn}"), recipe.turns - turn
-        answer = await here.ask("ask", Request(model, sampling, talk))
+        try:
+            answer = await here.ask("ask", Request(model, sampling, talk))
+        except (BudgetSpent, ContextOverflow) as error:  # what was made until then is not lost
+            if not draft:
+                raise
+            reason: Reason = "budget" if isinstance(error, BudgetSpent) else "context"
+            return Ended(reason=reason, value=_result(step, draft, script, before, after), note=str(error))
         said = edits.parse(answer.reply.text)
         problems = list(said.problems)
         if said.done and draft:

@@ -7,7 +7,7 @@ import pytest
 from runoff.agent.doubles import Scripted
 from runoff.agent.editing import Candidate, EditingRecipe, make_edit
 from runoff.agent.environment import Built, Environment
-from runoff.agent.protocol import ContextOverflow, Message, Reply
+from runoff.agent.protocol import BudgetSpent, ContextOverflow, Message, ModelError, Reply
 from runoff.agent.step import Ended, World
 from runoff.agent.testing import GeneratedTest
 from tests.workshop import Workshop
@@ -114,9 +114,15 @@ def test_without_an_edit_there_is_no_candidate(desk: Desk) -> None:
     assert desk.make("Hm.", test_block(SCRIPT)) == Ended(reason="turns", note="no edit that could be made")
 
 
-def test_a_conversation_that_no_longer_fits_ends_without_a_candidate(desk: Desk) -> None:
-    ended = desk.make(edit(*FIX), ContextOverflow("5000 tokens, 4096 fit"), turns=4)
-    assert ended == Ended(reason="context", note="5000 tokens, 4096 fit")
+@pytest.mark.parametrize(("error", "reason"), [(ContextOverflow, "context"), (BudgetSpent, "budget")])
+def test_a_conversation_that_cannot_go_on_ends_in_what_was_made(
+    desk: Desk, error: type[ModelError], reason: str
+) -> None:
+    ended = desk.make(edit(*FIX), error("no more"), turns=4)
+    assert (ended.reason, ended.note) == (reason, "no more")
+    assert ended.value
+    assert ended.value.patch == desk.make(edit(*FIX), turns=1).value.patch  # type: ignore[union-attr]
+    assert desk.make(error("no more"), turns=4) == Ended(reason=reason, note="no more")
 
 
 def test_done_before_an_edit_is_refused(desk: Desk) -> None:
