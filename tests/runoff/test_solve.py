@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runoff.agent.faulty import Faulty
@@ -23,6 +24,16 @@ def solve(
 ) -> subprocess.CompletedProcess[str]:
     options = ("--model", "openai/any", "--api-base", server.api_base, "--out", out, "--states", states)
     return runoff("solve", target, "--issue", ISSUE, *options, *more, env=LIVE, **how)  # type: ignore[arg-type]
+
+
+def differing(edits: Iterator[str]) -> Callable[[list[dict[str, str]]], str]:
+    """A model whose edits are these, one after the other."""
+
+    def said(messages: list[dict[str, str]]) -> str:
+        usual = answer(messages)
+        return next(edits) if usual == EDIT else usual
+
+    return said
 
 
 def test_a_patch_comes_out_that_applies_and_repairs(tmp_path: Path, states: Path) -> None:
@@ -73,11 +84,7 @@ def test_a_git_repository_is_solved_at_its_commit_and_left_as_it_is(tmp_path: Pa
 def test_different_candidates_meet_in_a_run_off_whose_reason_is_kept(tmp_path: Path, states: Path) -> None:
     edits = itertools.cycle([EDIT, WORSE])
 
-    def differing(messages: list[dict[str, str]]) -> str:
-        said = answer(messages)
-        return next(edits) if said == EDIT else said
-
-    with Faulty(answer=differing) as server:
+    with Faulty(answer=differing(edits)) as server:
         done = solve(server, make(tmp_path / "project"), tmp_path / "out", states, "-n", "2")
     assert done.returncode == 0, done.stderr
     selection = json.loads((tmp_path / "out" / "selection.json").read_text())["selection"]
@@ -140,11 +147,7 @@ def test_a_run_that_hits_its_budget_still_submits(tmp_path: Path, states: Path) 
     """What generation may not spend pays for the selection of what was made so far."""
     edits = itertools.cycle([EDIT, WORSE])
 
-    def differing(messages: list[dict[str, str]]) -> str:
-        said = answer(messages)
-        return next(edits) if said == EDIT else said
-
-    with Faulty(answer=differing) as server:
+    with Faulty(answer=differing(edits)) as server:
         capped = ("-n", "6", "--budget", "30calls,1h", "--set", "budgets.reserve=0.3")
         done = solve(server, make(tmp_path / "project"), tmp_path / "out", states, *capped, "--rate", "1atonce")
         asked = len(server.requests)
@@ -232,11 +235,7 @@ def test_a_finished_run_outlives_the_states_it_was_made_in(tmp_path: Path) -> No
     target, out, states = make(tmp_path / "project"), tmp_path / "out", tmp_path / "states"
     edits = itertools.cycle([EDIT, WORSE])
 
-    def differing(messages: list[dict[str, str]]) -> str:
-        said = answer(messages)
-        return next(edits) if said == EDIT else said
-
-    with Faulty(answer=differing) as server:
+    with Faulty(answer=differing(edits)) as server:
         assert solve(server, target, out, states, "-n", "2").returncode == 0
         asked, selection = len(server.requests), (out / "selection.json").read_bytes()
         shutil.rmtree(states)
@@ -355,11 +354,7 @@ def test_more_trajectories_are_begun_while_every_candidate_behaves_otherwise(tmp
     edits = iter([EDIT, EDIT.replace("else 0", "else 1"), EDIT, EDIT])
     out = tmp_path / "out"
 
-    def differing(messages: list[dict[str, str]]) -> str:
-        said = answer(messages)
-        return next(edits) if said == EDIT else said
-
-    with Faulty(answer=differing) as server:
+    with Faulty(answer=differing(edits)) as server:
         recipe = ("--recipe", "adaptive", "--set", "scaling.first=2", "--set", "trajectories=4")
         done = solve(server, make(tmp_path / "project"), out, states, *recipe)
     assert done.returncode == 0, done.stderr
