@@ -194,6 +194,83 @@ def demo(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("predictions", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--repo", type=click.Path(path_type=Path), help="The repository that all of them are for, with --issue.")
+@click.option(
+    "--branches",
+    multiple=True,
+    metavar="GLOB",
+    help="Candidates are these branches of the repository, and the work trees on them, with what is not committed.",
+)
+@click.option(
+    "--problems",
+    "problems_file",
+    type=click.Path(path_type=Path),
+    help="Several issues: a .jsonl file as `runoff solve` takes it; predictions name their id.",
+)
+@click.option(
+    "--tests",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A test script of your own that says fixed (exit 0) or not (exit 2); it votes if it fails on the base.",
+)
+@click.option("--issue", metavar="TEXT|@FILE", help="The issue: its text, or @ and a file that holds it.")
+@click.option("--ref", help="The base commit of a git repository.  [default: HEAD]")
+@click.option("--setup", help="Shell command that installs the repository; it may use the network.  [default: a guess]")
+@click.option("--build", help="Shell command that builds it again after a change, without network.  [default: --setup]")
+@click.option("--test", help="Shell command that runs its tests.  [default: python -m pytest, or npm test]")
+@click.option(
+    "--python", metavar="VERSION", help="The Python it needs: 3.6 to 3.13, or a path.  [default: runoff's own]"
+)
+@_options
+def elect(**given: Any) -> None:
+    """Choose among patches that any agents made: PREDICTIONS are files or folders of theirs.
+
+    preds.json, all_preds.jsonl, trajectories of mini-swe-agent and SWE-agent, Agentless's and Trae Agent's output, folders
+    of .diff files.
+
+    \b
+    runoff elect . --branches 'agent/*' --issue @bug.md
+    runoff elect a.diff b.diff c.diff --repo ~/src/click --issue @bug.md --model openai/gpt-5
+    runoff elect sweagent/preds.json openhands.jsonl --problems problems.jsonl
+
+    Without --model nothing is asked: candidates that break the repository's tests are pruned, the rest compared by what
+    they do and how alike they are. With one, tests are written, a verifier scores and a run-off decides. Writes
+    preds.jsonl, selection.json with the reasons, and report.html into --out. Exit codes as of `runoff solve`.
+    """
+    from runoff.election import elect_command
+
+    sys.exit(elect_command(**given))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--rule", "rules", multiple=True, metavar="NAME", help="A ranking, or several.  [default: all of them]")
+@click.option("--first", type=click.IntRange(min=1), metavar="K", help="With the first K trajectories or agents alone.")
+@click.option("--draw", type=int, metavar="SEED", help="With K drawn by this seed, rather than the first.")
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
+def replay(**given: Any) -> None:
+    """Decide a stored RUN again by other rules, or with fewer trajectories. Asks no model, executes nothing.
+
+    \b
+    runoff replay runs/click
+    runoff replay runs/click --rule r2e --rule codemonkeys --first 4
+    """
+    from runoff.replay import replay_command
+
+    sys.exit(replay_command(**given))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def verify(**given: Any) -> None:
+    """Decide a stored RUN again from its log, compare with what it submitted, and name every file that was read for it."""
+    from runoff.replay import verify_command
+
+    sys.exit(verify_command(**given))
+
+
+@cli.command()
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.option("--ref", help="The commit.  [default: HEAD]")
 @click.option(

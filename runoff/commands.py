@@ -41,7 +41,7 @@ def solve_command(
     if target.endswith(".jsonl") and Path(target).is_file():
         instances, notes = problems(Path(target)), list[str]()
     else:
-        made, notes = local_instance(Path(target), _issue(issue), ref=ref, **commands)
+        made, notes = local_instance(Path(target), read_issue(issue), ref=ref, **commands)
         instances = [made]
     for note in notes:
         click.echo(f"runoff: {note}", err=True)
@@ -163,6 +163,7 @@ async def _run(
             restart_drifted=options.get("restart_drifted", False),
             interrupted=interrupted,
             price_of=model.price_of,
+            pools=options.get("pools"),
         )
         try:
             with Progress(run) as progress:
@@ -198,7 +199,8 @@ async def _interruptible(run: Run, progress: Progress) -> list[Result]:
             loop.remove_signal_handler(name)
 
 
-def _issue(text: str | None) -> str:
+def read_issue(text: str | None) -> str:
+    """What --issue says. Raises BadTarget."""
     if text is None:
         raise BadTarget("no issue is given; give its text with --issue TEXT or --issue @FILE")
     if not text.startswith("@"):

@@ -17,10 +17,12 @@ def one_line(error: Exception) -> tuple[str, int]:
     from runoff.recipe import BadRecipe
     from runoff.run import BadRun
     from runoff.sandbox.protocol import NoRoom, SandboxError, SandboxUnavailable, StoreFull
+    from runoff.selection.predictions import BadPredictions
+    from runoff.selection.rankings import UnknownRanking
     from runoff.visible import shown
 
     text = shown(" ".join(str(error).split()))
-    if isinstance(error, BadTarget | BadRecipe | BadRun | LogBusy):
+    if isinstance(error, BadTarget | BadRecipe | BadRun | BadPredictions | UnknownRanking | LogBusy):
         return text, USAGE
     if isinstance(error, ModelMisconfigured):
         return text, error.exit_code

@@ -42,11 +42,22 @@ class Sample(Value):
         return [self.test, self.edit] if self.test else [self.edit]
 
 
+class Pool(Value):
+    """Candidates of other agents for one instance."""
+
+    candidates: tuple[Candidate, ...]
+    origins: dict[str, str]
+    """Candidate → the agent that made it."""
+    tests: tuple[GeneratedTest, ...] = ()
+    """Given from outside: whoever wrote them, they must fail on the base like any other."""
+
+
 class Outcome(Value):
     """What solving an instance came to."""
 
     instance: Instance
-    context: Ended[Context]
+    context: Ended[Context] | None
+    """None: no model was asked, so nothing had to be shown."""
     samples: tuple[Sample, ...] = ()
     looks: tuple[Look, ...] = ()
     """Where the number of trajectories was decided on the way, each decision with its reasons."""
@@ -70,26 +81,10 @@ async def solve(
     tree = await read_tree(world, environment)
 
     tell("context")
-    context = await trajectory(
-        world,
-        "context",
-        Context,
-        lambda step: find_context(
-            step,
-            models["relevance"],
-            models["ranker"],
-            tree,
-            instance.statement,
-            recipe.context,
-            reader=models["editor"],
-            kept=default_place(),
-        ),
-    )
-    if context.value is None:
+    context, shared = await _shared(world, instance, tree, environment, recipe, models)
+    if shared is None:
         none = Selection(chosen=None, reason=f"none: no context: {context.note or context.reason}")
         return Outcome(instance=instance, context=context, selection=none)
-    grammar = edits.describe(diffs=recipe.editing.diffs)
-    shared = shared_prompt(context.value, tree, instance.statement, grammar, ", ".join(environment.installed))
 
     tell("trajectories")
     samples, looks = await _samples(world, shared, tree, environment, recipe, models)
@@ -97,10 +92,43 @@ async def solve(
     tell("selection")
     world.reserve = 0.0  # this is what it was kept for
     candidates = [sample.edit.value for sample in samples if sample.edit.value]
-    selection = await elect(
-        world, models, shared, tree, environment, candidates, generated_tests(samples), recipe.selection
-    )
+    tests = generated_tests(samples)
+    origins = {made.id: made.id.rpartition("-")[2] for made in (*candidates, *tests)}  # the number of the trajectory
+    selection = await elect(world, models, shared, tree, environment, candidates, tests, recipe.selection, origins)
     return Outcome(instance=instance, context=context, samples=tuple(samples), looks=tuple(looks), selection=selection)
+
+
+async def elect_among(
+    world: World,
+    instance: Instance,
+    recipe: Recipe,
+    models: Models,
+    pool: Pool,
+    tell: Callable[[str], None] = lambda stage: None,
+) -> Outcome:
+    """The same from the candidates on, with those of other agents. Raises as `solve` does.
+
+    With models, as many testing trajectories as the recipe has trajectories write tests, a verifier scores, a run-off
+    decides. Without (`models` empty) selection goes by what the repository and the pool offer.
+    """
+    tell("environment")
+    environment = await environments.build(world, instance, tell)
+    tree = await read_tree(world, environment)
+    context, shared, written = None, None, list[Ended[GeneratedTest]]()
+    if models:
+        tell("context")
+        context, shared = await _shared(world, instance, tree, environment, recipe, models)
+        if shared is not None:
+            tell("tests")
+            numbers = range(1, recipe.trajectories + 1)
+            written = await settled(*(_test(world, n, shared, environment, recipe.heated(n), models) for n in numbers))
+    tell("selection")
+    world.reserve = 0.0
+    tests = [*pool.tests, *(test.value for test in written if test.value)]
+    selection = await elect(
+        world, models, shared, tree, environment, pool.candidates, tests, recipe.selection, pool.origins
+    )
+    return Outcome(instance=instance, context=context, selection=selection)
 
 
 def generated_tests(samples: tuple[Sample, ...] | list[Sample]) -> list[GeneratedTest]:
@@ -140,7 +168,7 @@ async def _sample(
     world: World, n: int, shared: Message, tree: Tree, environment: Environment, recipe: Recipe, models: Models
 ) -> Sample:
     recipe = recipe.heated(n)
-    tester, editor = (dealt(models[role].splitlines(), n) for role in ("tester", "editor"))
+    editor = dealt(models["editor"].splitlines(), n)
     if recipe.strategy(n) == "shell":
         edit = await trajectory(
             world,
@@ -157,12 +185,7 @@ async def _sample(
             lambda step: work_with_tools(step, editor, shared, tree, environment, recipe.tools or AgentRecipe()),
         )
         return Sample(strategy="tools", test=None, edit=edit)
-    test = await trajectory(
-        world,
-        f"testing-{n}",
-        GeneratedTest,
-        lambda step: write_test(step, tester, shared, environment, recipe.testing),
-    )
+    test = await _test(world, n, shared, environment, recipe, models)
     if test.reason in ("error", "budget"):  # it will go on from there; an edit begun without its test could not
         return Sample(test=test, edit=Ended(reason=test.reason, note=f"its test: {test.note}"))
     edit = await trajectory(
@@ -172,3 +195,41 @@ async def _sample(
         lambda step: make_edit(step, editor, shared, tree, environment, test.value, recipe.editing),
     )
     return Sample(test=test, edit=edit)
+
+
+async def _test(
+    world: World, n: int, shared: Message, environment: Environment, recipe: Recipe, models: Models
+) -> Ended[GeneratedTest]:
+    tester = dealt(models["tester"].splitlines(), n)
+    return await trajectory(
+        world,
+        f"testing-{n}",
+        GeneratedTest,
+        lambda step: write_test(step, tester, shared, environment, recipe.testing),
+    )
+
+
+async def _shared(
+    world: World, instance: Instance, tree: Tree, environment: Environment, recipe: Recipe, models: Models
+) -> tuple[Ended[Context], Message | None]:
+    """What every conversation about the instance begins with; None where no context was found."""
+    context = await trajectory(
+        world,
+        "context",
+        Context,
+        lambda step: find_context(
+            step,
+            models["relevance"],
+            models["ranker"],
+            tree,
+            instance.statement,
+            recipe.context,
+            reader=models["editor"],
+            kept=default_place(),
+        ),
+    )
+    if context.value is None:
+        return context, None
+    grammar = edits.describe(diffs=recipe.editing.diffs)
+    installed = ", ".join(environment.installed)
+    return context, shared_prompt(context.value, tree, instance.statement, grammar, installed)

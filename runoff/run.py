@@ -25,12 +25,12 @@ import tomli_w
 from runoff import __version__
 from runoff.agent.budget import Budget, Prices, parse_budget
 from runoff.agent.log import Log, LogBroken, LogBusy
-from runoff.agent.protocol import Model, ModelMisconfigured, Stopping
+from runoff.agent.protocol import Model, ModelMisconfigured, Stopping, digest
 from runoff.agent.secrets import Secrets
 from runoff.agent.step import Drift, World, priced, settled
 from runoff.environments import EnvironmentFailed
 from runoff.instance import BadTarget, Instance
-from runoff.pipeline import Models, Outcome, solve
+from runoff.pipeline import Models, Outcome, Pool, elect_among, solve
 from runoff.recipe import BudgetRecipe, Recipe
 from runoff.sandbox.protocol import Sandbox, SandboxError, StoreFull, Value
 
@@ -81,9 +81,18 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def open(self, instances: Sequence[Instance], recipe: Recipe, models: Models, sandbox: str) -> None:
+    def open(
+        self,
+        instances: Sequence[Instance],
+        recipe: Recipe,
+        models: Models,
+        sandbox: str,
+        pools: Mapping[str, Pool] | None = None,
+    ) -> None:
         """Write run.toml, or check that the one here says the same. Raises BadRun, in one line."""
         asked = Secrets().redacted(_identity(instances, recipe, models))
+        if pools is not None:
+            asked["candidates"] = {name: digest(pool.model_dump_json(), size=8) for name, pool in pools.items()}
         file = self.path / "run.toml"
         if self.path.exists() and not self.path.is_dir():
             raise BadRun(f"{self.path} is a file; give another --out")
@@ -132,7 +141,10 @@ class Run:
         restart_drifted: bool = False,
         interrupted: asyncio.Event | None = None,
         price_of: Callable[[str], Prices | None] = lambda model: None,
+        pools: Mapping[str, Pool] | None = None,
     ) -> None:
+        """`pools`, by instance: candidates of others, among which to elect rather than to solve."""
+        self.pools = pools
         self.directory, self.instances, self.recipe, self.models = directory, instances, recipe, models
         self.sandbox, self.budget = sandbox, budget
         self._interrupted = interrupted or asyncio.Event()
@@ -143,7 +155,7 @@ class Run:
         """Told whenever something happened: progress for people."""
         self._price_of = price_of
         caps = recipe.budgets or BudgetRecipe()
-        directory.open(instances, recipe, models, sandbox.name)
+        directory.open(instances, recipe, models, sandbox.name, pools)
         for instance in instances:
             issue = _capped(caps.issue, "issue", within=budget)
             world = World(Log(directory.log(instance.id)), instance.id, model, sandbox, issue)
@@ -198,9 +210,15 @@ class Run:
     async def _one(self, instance: Instance) -> None:
         world = self.worlds[instance.id]
         try:
-            outcome = await solve(
-                world, instance, self.recipe, self.models, lambda stage: self._tell(instance.id, stage)
-            )
+
+
+            def tell(stage: str) -> None:
+                self._tell(instance.id, stage)
+
+            if self.pools is None:
+                outcome = await solve(world, instance, self.recipe, self.models, tell)
+            else:
+                outcome = await elect_among(world, instance, self.recipe, self.models, self.pools[instance.id], tell)
         except (ModelMisconfigured, StoreFull, LogBroken):
             raise  # the same for every instance
         except Stopping as error:
@@ -238,7 +256,7 @@ def write_views(directory: RunDirectory, results: Sequence[Result], report: str)
         if outcome:
             selection |= {
                 "selection": outcome.selection.model_dump(mode="json"),
-                "context": outcome.context.model_dump(mode="json"),
+                "context": outcome.context.model_dump(mode="json") if outcome.context else None,
             }
             selection["looks"] = [look.model_dump(mode="json") for look in outcome.looks]
             selection["samples"] = [_sample(sample.model_dump(mode="json")) for sample in outcome.samples]
@@ -313,7 +331,8 @@ def _named(part: str, known: Mapping[str, Any], asked: Mapping[str, Any]) -> str
 def _status(outcome: Outcome) -> Status:
     if outcome.selection.chosen:
         return "patch"
-    ends = [ended.reason for sample in outcome.samples for ended in sample.ends] + [outcome.context.reason]
+    ends = [ended.reason for sample in outcome.samples for ended in sample.ends]
+    ends += [outcome.context.reason] if outcome.context else []
     if "budget" in ends:
         return "budget"
     if "error" in ends and not any(sample.edit.value for sample in outcome.samples):

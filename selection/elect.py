@@ -11,11 +11,13 @@ from runoff.agent.context import Tree
 from runoff.agent.environment import Environment, applied, patched
 from runoff.agent.patches import file_parts, patched_paths
 from runoff.agent.protocol import Message, digest
-from runoff.agent.step import Step, World, settled, trajectory
+from runoff.agent.step import Ended, Step, World, settled, trajectory
 from runoff.sandbox.protocol import REPO, Refused, Value
 from runoff.selection.cleaning import clean
+from runoff.selection.evidence import Evidence
 from runoff.selection.protocol import Candidate, Entry, GeneratedTest, OutcomeTable, Score, Selection
 from runoff.selection.ranking import hybrid
+from runoff.selection.rankings import ranking
 from runoff.selection.repository_tests import RegressionRecipe
 from runoff.selection.runoff import Decision, RunoffRecipe, decide
 from runoff.selection.sameness import fingerprint
@@ -23,8 +25,13 @@ from runoff.selection.scaling import Look, ScalingRecipe, look
 from runoff.selection.table import fill
 from runoff.selection.verifier import VerifierRecipe, judge
 
+EVIDENCE = "decided on/"
+"""Where in the log, in the trajectory `selection`, the evidence stands; behind it its digest."""
+
 
 class SelectionRecipe(Value):
+    ranking: str | None = None
+    """One of rankings.py, or of a plug-in; None: `margin`, with the two settings that follow."""
     gate: float = 0.5
     """Share of candidates that the verifier lets through, at least three."""
     margin: int = 1
@@ -39,64 +46,97 @@ class SelectionRecipe(Value):
 async def elect(
     world: World,
     models: Mapping[str, str],
-    shared: Message,
+    shared: Message | None,
     tree: Tree,
     environment: Environment,
     candidates: Sequence[Candidate],
     tests: Sequence[GeneratedTest],
     recipe: SelectionRecipe,
+    origins: Mapping[str, str] = {},
 ) -> Selection:
     """One patch, or none, and everything it was decided on. `models` names one for `verifier` and one for `selector`.
 
     The choice is always defined: where the run-off does not decide, the first of the ranking stands, and `reason` says why.
+    Without a model for a role (and `shared`, which is what models are told) that part is left out. `origins`: see `Evidence`.
     """
     entries, rejected = await _entries(world, environment, candidates)
     if not entries:
         return Selection(chosen=None, reason="none: no candidate could be used", rejected=rejected)
     filling = asyncio.ensure_future(fill(world, environment, tree, entries, tests, recipe.regression, recipe.seconds))
-    judging = asyncio.ensure_future(_scores(world, models["verifier"], shared, entries, recipe.verifier))
+    judging = asyncio.ensure_future(_scores(world, models.get("verifier"), shared, entries, recipe.verifier))
     await settled(filling, judging)
-    table, scores = filling.result(), judging.result()
-    standings = hybrid(table, entries, scores, gate=recipe.gate, margin=recipe.margin)
-    able = [standing.entry for standing in standings if not standing.disqualified]
-    named = {entry.id: entry for entry in entries}
-    finalists = _finalists(able, table, recipe.runoff.finalists)
-    whole = Selection(
-        chosen=None,
-        reason="none: every candidate passes a test that none may pass",
+    evidence = Evidence(
         entries=tuple(entries),
+        rejected=rejected,
+        table=filling.result(),
+        scores=judging.result(),
+        origins=dict(origins),
+    )
+    await _on_evidence(world, evidence)
+    ranked = rank(evidence, recipe)
+    if len(ranked.finalists) < 2 or not shared or "selector" not in models:
+        return ranked
+    final = [ranked.entry(name) for name in ranked.finalists]
+    assert ranked.table
+    table = ranked.table
+    ended = await trajectory(
+        world,
+        runoff_of(ranked.finalists),
+        Decision,
+        lambda step: decide(step, models["selector"], shared, environment, final, table, recipe.runoff),
+    )
+    return decided(ranked, ended)
+
+
+def rank(evidence: Evidence, recipe: SelectionRecipe) -> Selection:
+    """What evidence comes to before, or without, a run-off. Pure. Raises UnknownRanking.
+
+    The first of the ranking is chosen: `undisputed`, or as the first of the finalists, between whom a run-off may decide.
+    """
+    table, entries, scores = evidence.table, evidence.entries, evidence.scores
+    if not entries or not table:
+        return Selection(chosen=None, reason="none: no candidate could be used", rejected=evidence.rejected)
+    if recipe.ranking:
+        standings = ranking(recipe.ranking)(table, entries, scores)
+    else:
+        standings = hybrid(table, entries, scores, gate=recipe.gate, margin=recipe.margin)
+    able = [standing.entry for standing in standings if not standing.disqualified]
+    finalists = _finalists(able, table, recipe.runoff.finalists)
+    if not finalists:
+        reason = "none: every candidate passes a test that none may pass"
+    elif len(finalists) == 1:
+        why = "the only candidate" if len(entries) == 1 else "the only candidate that is not disqualified"
+        reason = f"undisputed: {why}"
+    else:
+        reason = "ranked: the first of the ranking, without a run-off"
+    return Selection(
+        chosen=finalists[0] if finalists else None,
+        reason=reason,
+        entries=entries,
         standings=tuple(standings),
         finalists=tuple(finalists),
         table=table,
         scores=scores,
-        rejected=rejected,
+        rejected=evidence.rejected,
     )
-    if not finalists:
-        return whole
-    if len(finalists) == 1:
-        why = "the only candidate" if len(entries) == 1 else "the only candidate that is not disqualified"
-        return whole.model_copy(update={"chosen": finalists[0], "reason": f"undisputed: {why}"})
-    final = [named[name] for name in finalists]
 
-    name = "run-off-" + "+".join(sorted(finalists))
-    await _on_evidence(world, name, table)
-    ended = await trajectory(
-        world,
-        name,
-        Decision,
-        lambda step: decide(step, models["selector"], shared, environment, final, table, recipe.runoff),
-    )
-    if ended.value:
-        return whole.model_copy(
-            update={
-                "chosen": ended.value.chosen,
-                "reason": f"chosen: {ended.value.why}",
-                "letters": ended.value.letters,
-            }
-        )
-    return whole.model_copy(
-        update={"chosen": finalists[0], "reason": f"fallback: {ended.reason} ({ended.note}); first of the ranking"}
-    )
+
+def runoff_of(finalists: Sequence[str]) -> str:
+    """The trajectory in which these are told apart."""
+    return "run-off-" + "+".join(sorted(finalists))
+
+
+def decided(ranked: Selection, runoff: Ended[Decision]) -> Selection:
+    """A selection after its run-off has ended, with a choice or without. Pure."""
+    if runoff.value:
+        update = {
+            "chosen": runoff.value.chosen,
+            "reason": f"chosen: {runoff.value.why}",
+            "letters": runoff.value.letters,
+        }
+    else:
+        update = {"reason": f"fallback: {runoff.reason} ({runoff.note}); first of the ranking"}
+    return ranked.model_copy(update=update)
 
 
 async def look_at(
@@ -179,9 +219,9 @@ async def _fingerprint(step: Step, environment: Environment, candidate: Candidat
 
 
 async def _scores(
-    world: World, model: str, shared: Message, entries: Sequence[Entry], recipe: VerifierRecipe
+    world: World, model: str | None, shared: Message | None, entries: Sequence[Entry], recipe: VerifierRecipe
 ) -> dict[str, Score]:
-    if recipe.verdicts == 0 or len(entries) == 1:  # nothing to tell apart
+    if not model or not shared or recipe.verdicts == 0 or len(entries) == 1:  # nobody to ask, or nothing to tell apart
         return {}
 
     async def one(entry: Entry) -> Score:
@@ -193,17 +233,19 @@ async def _scores(
     return dict(zip([entry.id for entry in entries], await settled(*map(one, entries)), strict=True))
 
 
-async def _on_evidence(world: World, name: str, table: OutcomeTable) -> None:
-    """Set a run-off aside that was begun on another table: a run that goes on may have candidates and tests it had not."""
-    cells = json.dumps(table.model_dump(mode="json"), sort_keys=True)
-    evidence = digest(cells)
-    old = world.log.effects["selection"].get(f"evidence/{name}")
-    if old and old["result"] != evidence:
-        why = "the outcome table has changed since it began"
-        world.log.set_aside(name, set(), why)
-        kept = set(world.log.effects["selection"])
-        world.log.set_aside("selection", kept - {f"evidence/{name}"}, why)
-    await Step(world, "selection").once(f"evidence/{name}", lambda: asyncio.sleep(0, evidence))
+async def _on_evidence(world: World, evidence: Evidence) -> None:
+    """Put all of it on record, for `replay`; and set a run-off aside that was begun on another table: a run that goes on
+    may have candidates and tests it had not."""
+    whole = evidence.model_dump(mode="json", exclude_defaults=True)
+    now = digest(json.dumps(whole, sort_keys=True))
+    log = world.log
+    others = {path for path in log.effects["selection"] if path.startswith(EVIDENCE)} - {EVIDENCE + now}
+    if others:
+        why = "the evidence has changed since it began"
+        for name in [name for name in {**log.ended, **log.effects} if name.startswith("run-off-")]:
+            log.set_aside(name, set(), why)
+        log.set_aside("selection", set(log.effects["selection"]) - others, why)
+    await Step(world, "selection").once(EVIDENCE + now, lambda: asyncio.sleep(0, whole))
 
 
 def _finalists(able: Sequence[str], table: OutcomeTable, most: int) -> list[str]:

@@ -22,12 +22,10 @@ def hybrid(
     tests for a margin of one: with fewer there is nothing that could outvote a bad one.) Ties go to the
     change that more trajectories proposed, then to the smaller one, then by id. Who passes the must-fail control is last.
     """
-    p = {entry.id: _p(scores, entry.id) for entry in entries}
+    p = {entry.id: verdict(scores, entry.id) for entry in entries}
     able = [entry for entry in entries if table.control.get(entry.id) != "pass"]
-    size = max(3, math.ceil(gate * len(able)))
-    cut = sorted((p[entry.id] for entry in able), reverse=True)[:size]
-    gated = {entry.id for entry in able if p[entry.id] >= cut[-1]}
-    broken = {entry.id: _broken(table, entry.id) for entry in entries}
+    gated = gated_by(able, scores, gate)
+    broken = {entry.id: broken_tests(table, entry.id) for entry in entries}
     fewest = min((broken[name] for name in gated), default=0)
     best = max((table.votes(name) for name in gated if broken[name] == fewest), default=0)
 
@@ -39,7 +37,20 @@ def hybrid(
         place = (entry not in able, entry.id not in gated, broken[entry.id], level, -round(p[entry.id], 3), -votes)
         return (*place, -len(entry.proposers), entry.changed_lines, entry.id)
 
-    return [_standing(table, entry, scores, gated, able) for entry in sorted(entries, key=key)]
+    return standings(table, sorted(entries, key=key), scores, gated, able)
+
+
+def gated_by(able: Sequence[Entry], scores: Mapping[str, Score], share: float) -> set[str]:
+    """Who stays: the best share by the verifier, at least three, and all who are level with the last of them."""
+    cut = sorted((verdict(scores, entry.id) for entry in able), reverse=True)[: max(3, math.ceil(share * len(able)))]
+    return {entry.id for entry in able if verdict(scores, entry.id) >= cut[-1]}
+
+
+def standings(
+    table: OutcomeTable, order: Sequence[Entry], scores: Mapping[str, Score], gated: set[str], able: Sequence[Entry]
+) -> list[Standing]:
+    """What the places of an order rest on."""
+    return [_standing(table, entry, scores, gated, able) for entry in order]
 
 
 def _standing(
@@ -58,12 +69,13 @@ def _standing(
     )
 
 
-def _p(scores: Mapping[str, Score], name: str) -> float:
+def verdict(scores: Mapping[str, Score], name: str) -> float:
+    """P(correct) by the verifier, UNKNOWN without one."""
     found = scores[name].p if name in scores else None
     return UNKNOWN if found is None else found
 
 
-def _broken(table: OutcomeTable, name: str) -> float:
+def broken_tests(table: OutcomeTable, name: str) -> float:
     """Broken tests; an entry whose tests could not tell stands behind all that break one, before those that break two."""
     lost = table.broken.get(name, ())
     return 1.5 if lost is None else len(lost)

@@ -1,0 +1,110 @@
+"""`runoff elect`: patches of any agents, as pools of candidates for the instances that they are for."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runoff.agent.testing import GeneratedTest
+from runoff.commands import ended, options_recipe, problems, read_issue, run_to_end
+from runoff.instance import BadTarget, Instance, local_instance
+from runoff.models import roles
+from runoff.pipeline import Pool
+from runoff.run import exit_code
+from runoff.selection.branches import read_branches
+from runoff.selection.predictions import Prediction, read_predictions
+from runoff.selection.protocol import Candidate
+
+
+def elect_command(
+    predictions: Sequence[Path],
+    repo: Path | None,
+    branches: Sequence[str],
+    problems_file: Path | None,
+    tests: Sequence[Path],
+    issue: str | None,
+    ref: str | None,
+    **options: Any,
+) -> int:
+    """Returns the exit code; raises errors that are for the user."""
+    commands = {name: options.pop(name) for name in ("setup", "build", "test", "python")}
+    if branches:
+        if not repo and len(predictions) != 1:
+            raise BadTarget("--branches are those of one local repository: runoff elect . --branches 'agent/*'")
+        repo, predictions = (repo, predictions) if repo else (predictions[0], [])
+    if problems_file:
+        if repo:
+            raise BadTarget("either --problems or one repository, not both")
+        instances, notes = problems(problems_file), list[str]()
+    elif repo:
+        made, notes = local_instance(repo, read_issue(issue), ref=ref, **commands)
+        instances = [made]
+    else:
+        raise BadTarget("whose issue is it? Give the repository with --repo and --issue, or several with --problems FILE")
+    found = list(read_predictions(predictions)) if predictions else []
+    if branches and repo:
+        found += read_branches(repo, branches, instances[0].commit)
+    pools = pooled(instances, found, [_test(path) for path in tests])
+    instances = [instance for instance in instances if instance.id in pools]
+    for note in notes:
+        click.echo(f"runoff: {note}", err=True)
+    out = options["out"] or Path("runs") / f"elect-{instances[0].id if len(instances) == 1 else problems_file.stem}"  # type: ignore[union-attr]
+    names = roles(options["models"]) if options["models"] else {}
+    _, results = run_to_end(instances, options_recipe(options), names, out, options | {"pools": pools})
+    for result in results:
+        click.echo(ended(result, out, alone=len(results) == 1))
+    return exit_code(results)
+
+
+def pooled(
+    instances: Sequence[Instance], predictions: Sequence[Prediction], tests: Sequence[GeneratedTest] = ()
+) -> dict[str, Pool]:
+    """Instance → its candidates. Raises BadTarget where no prediction is for any of them.
+
+    For one instance, predictions that name none are its. A candidate is called after its agent, numbered where the agent
+    made several; an agent's name is data, and decides nothing.
+    """
+    alone = instances[0].id if len(instances) == 1 else None
+    named = {prediction.instance for prediction in predictions if prediction.instance}
+    if alone and len(named) == 1:  # all of one instance: this one, whatever its name is elsewhere
+        named = set()
+    by_instance = dict[str, list[Prediction]]()
+    for prediction in predictions:
+        by_instance.setdefault((prediction.instance if named else alone) or alone or "", []).append(prediction)
+    pools = {instance.id: _pool(by_instance[instance.id], tests) for instance in instances if instance.id in by_instance}
+    if not pools:
+        whose = f"; they are for {', '.join(sorted(named)[:3])} …" if named else ""
+        raise BadTarget(f"no prediction is for {', '.join(instance.id for instance in instances[:3])}{whose}")
+    return pools
+
+
+def _pool(predictions: Sequence[Prediction], tests: Sequence[GeneratedTest]) -> Pool:
+    many = Counter(_plain(prediction.agent) for prediction in predictions)
+    seen, candidates, origins = Counter[str](), list[Candidate](), dict[str, str]()
+    for prediction in predictions:
+        name = _plain(prediction.agent)
+        seen[name] += 1
+        own = f"{name}#{seen[name]}" if many[name] > 1 else name
+        candidates.append(Candidate(id=own, patch=prediction.patch))
+        origins[own] = prediction.agent
+    return Pool(candidates=tuple(candidates), origins=origins, tests=tuple(tests))
+
+
+def _plain(agent: str) -> str:
+    """An agent's name as the id of a candidate: on one line, without what separates ids from other things."""
+    return re.sub(r"[^\w.@+-]+", "-", agent).strip("-") or "agent"
+
+
+def _test(path: Path) -> GeneratedTest:
+    try:
+        return GeneratedTest(id=f"given-{_plain(path.stem)}", script=path.read_text(), output="")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadTarget(f"--tests {path}: {getattr(error, 'strerror', None) or 'not text'}") from None
+
+
+

@@ -1,0 +1,129 @@
+"""`runoff replay` and `runoff verify`: a stored run decided again, by its own rule or any other. Nothing is asked or executed."""
+
+from __future__ import annotations
+
+import json
+import random
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import TypeAdapter
+
+from runoff.agent import log
+from runoff.agent.step import Ended
+from runoff.recipe import Recipe
+from runoff.run import BadRun
+from runoff.selection.elect import EVIDENCE, SelectionRecipe, decided, rank, runoff_of
+from runoff.selection.evidence import Evidence
+from runoff.selection.protocol import Selection
+from runoff.selection.rankings import RANKINGS
+from runoff.selection.runoff import Decision
+
+_ENDED: TypeAdapter[Ended[Decision]] = TypeAdapter(Ended[Decision])
+
+
+class Stored:
+    """What a run directory says of its selections: the recipe's, and for each instance the evidence and the run-offs."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises BadRun, in one line."""
+        file = path / "run.toml"
+        try:
+            said = tomllib.loads(file.read_text())
+        except OSError:
+            raise BadRun(f"{path} holds no run: there is no run.toml") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+            raise BadRun(f"{file} is damaged: what was asked for is not known") from None
+        self.recipe = Recipe.model_validate(said["recipe"]).selection
+        self.read = [file]
+        self.evidence: dict[str, Evidence] = {}
+        self._runoffs: dict[str, dict[str, Ended[Decision]]] = {}
+        for name in sorted(said["source"]):
+            of = path / "log" / f"{name}.jsonl"
+            if of.is_file():
+                self.read.append(of)
+                self._take(name, of)
+
+    def _take(self, name: str, file: Path) -> None:
+        """From the log's records in order: whoever comes later stands in the place of what was before."""
+        evidence, ends = None, dict[str, Any]()
+        for record in log.read(file):
+            of = record.get("t", "")
+            if of == "selection" and record.get("path", "").startswith(EVIDENCE):
+                evidence = record["result"]
+            elif of.startswith("run-off-"):
+                ends |= {of: record["result"]} if record["kind"] == "end" else {}
+                if record["kind"] == "set aside":
+                    ends.pop(of, None)
+        if evidence is not None:
+            self.evidence[name] = Evidence.model_validate(evidence)
+            self._runoffs[name] = {of: _ENDED.validate_python(end) for of, end in ends.items()}
+
+    def decide(self, name: str, evidence: Evidence, recipe: SelectionRecipe) -> Selection:
+        """As the run would with this recipe: a run-off among the same finalists is on record, another cannot be held."""
+        ranked = rank(evidence, recipe)
+        ended = self._runoffs[name].get(runoff_of(ranked.finalists)) if len(ranked.finalists) > 1 else None
+        return decided(ranked, ended) if ended else ranked
+
+
+def replay_command(run: Path, rules: Sequence[str], first: int | None, draw: int | None, as_json: bool) -> int:
+    """A line an instance, a column a rule. Raises BadRun, UnknownRanking."""
+    stored = Stored(run)
+    if not stored.evidence:
+        raise BadRun(f"{run} has come to no selection yet: there is nothing to decide again")
+    recipes = {"as run": stored.recipe} | {
+        rule: stored.recipe.model_copy(update={"ranking": rule}) for rule in (rules or RANKINGS)
+    }
+    found: list[dict[str, Any]] = []
+    for name, whole in stored.evidence.items():
+        evidence = _subset(whole, first, draw)
+        chosen = {}
+        for rule, recipe in recipes.items():
+            selection = stored.decide(name, evidence, recipe) if rule == "as run" else rank(evidence, recipe)
+            chosen[rule] = selection.chosen
+        members = evidence.members()
+        found.append({"instance": name, "members": len(members), "candidates": len(evidence.entries), "chosen": chosen})
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return 0
+    for row in found:
+        click.echo(f"{row['instance']}: {row['candidates']} distinct candidates of {row['members']}")
+        for rule, choice in row["chosen"].items():
+            click.echo(f"  {rule:12} {choice or 'none'}")
+    return 0
+
+
+def verify_command(run: Path) -> int:
+    """Decide again from the log and compare with what the run submitted, byte for byte; say every file that was read."""
+    stored = Stored(run)
+    if not stored.evidence:
+        raise BadRun(f"{run} has come to no selection yet: there is nothing to verify")
+    wrong = 0
+    for name, evidence in stored.evidence.items():
+        selection = stored.decide(name, evidence, stored.recipe)
+        view = run / "views" / name / "selection.json"
+        try:
+            said = json.loads(view.read_text())["selection"]
+        except (OSError, ValueError, KeyError):
+            raise BadRun(f"{view} cannot be read; the same command as before makes it again") from None
+        same = json.dumps(said, sort_keys=True) == json.dumps(selection.model_dump(mode="json"), sort_keys=True)
+        patch = run / "views" / name / "patch.diff"
+        submitted = patch.read_bytes() if patch.is_file() else b""
+        same &= submitted == (selection.entry(selection.chosen).candidate.patch if selection.chosen else b"")
+        wrong += not same
+        click.echo(f"{name}: {'the same' if same else 'NOT the same'}: {selection.chosen or 'none'}")
+    click.echo("read for it: " + ", ".join(map(str, stored.read)))
+    return 1 if wrong else 0
+
+
+def _subset(evidence: Evidence, first: int | None, draw: int | None) -> Evidence:
+    """With the first so many members alone, or as many drawn by a seed."""
+    if first is None:
+        return evidence
+    members = evidence.members()
+    if draw is not None:
+        random.Random(draw).shuffle(members)
+    return evidence.among(set(members[:first]))

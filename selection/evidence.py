@@ -1,0 +1,73 @@
+"""The evidence of a selection: everything it is decided on, as one value. What `replay` needs, and all that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from runoff.sandbox.protocol import Value
+from runoff.selection.protocol import Entry, OutcomeTable, Score
+
+
+class Evidence(Value):
+    """Nothing is executed or asked to decide on it: every ranking, gate and subset is a pure function of this."""
+
+    entries: tuple[Entry, ...] = ()
+    rejected: dict[str, str] = {}
+    """Candidates that could not take part, each with the reason."""
+    table: OutcomeTable | None = None
+    """None where there is no entry."""
+    scores: dict[str, Score] = {}
+    origins: dict[str, str] = {}
+    """Candidate or test → whose it is: a trajectory's number, an agent's name. What is not named is its own."""
+
+    def origin(self, name: str) -> str:
+        return self.origins.get(name, name)
+
+    def members(self) -> list[str]:
+        """Whoever proposed a candidate, also one that could not take part; in order, each once."""
+        proposed = [name for entry in self.entries for name in entry.proposers]
+        return list(dict.fromkeys(self.origin(name) for name in [*proposed, *self.rejected]))
+
+    def among(self, members: Collection[str]) -> Evidence:
+        """As if only these had been there: without the candidates *and the tests* of all others.
+
+        CodeMonkeys (arXiv 2501.14723) computes its curves so; with everyone's tests, small subsets would look better than
+        they are. An entry keeps its id, whoever proposed it first. Which of the repository's tests were run does not
+        change: they were chosen near the changes of all.
+        """
+
+        def theirs(name: str) -> bool:
+            return self.origin(name) in members
+
+        entries = [
+            entry.model_copy(update={"proposers": kept})
+            for entry in self.entries
+            if (kept := tuple(filter(theirs, entry.proposers)))
+        ]
+        names = {entry.id for entry in entries}
+        return Evidence(
+            entries=tuple(entries),
+            rejected={name: why for name, why in self.rejected.items() if theirs(name)},
+            table=_restricted(self.table, names, theirs) if self.table and entries else None,
+            scores={name: score for name, score in self.scores.items() if name in names},
+            origins={name: whose for name, whose in self.origins.items() if whose in members},
+        )
+
+
+def _restricted(table: OutcomeTable, entries: Collection[str], theirs: Callable[[str], bool]) -> OutcomeTable:
+    same = {test: kept for test, all_of in table.same.items() if (kept := tuple(filter(theirs, all_of)))}
+    places = {f"{row}/{column}" for row in (*entries, "base") for column in (*same, "control", "repository")} | {"base"}
+    return table.model_copy(
+        update={
+            "generated": tuple(test for test in table.generated if test in same),
+            "same": same,
+            "base": {test: cell for test, cell in table.base.items() if test in same},
+            "rows": {
+                e: {t: cell for t, cell in row.items() if t in same} for e, row in table.rows.items() if e in entries
+            },
+            "control": {name: cell for name, cell in table.control.items() if name in entries},
+            "broken": {name: lost for name, lost in table.broken.items() if name in entries},
+            "reasons": {place: why for place, why in table.reasons.items() if place in places},
+            "scripts": {test: text for test, text in table.scripts.items() if test in same or theirs(test)},
+        }
+    )
