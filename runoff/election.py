@@ -45,7 +45,9 @@ def elect_command(
         made, notes = local_instance(repo, read_issue(issue), ref=ref, **commands)
         instances = [made]
     else:
-        raise BadTarget("whose issue is it? Give the repository with --repo and --issue, or several with --problems FILE")
+        raise BadTarget(
+            "whose issue is it? Give the repository with --repo and --issue, or several with --problems FILE"
+        )
     found = list(read_predictions(predictions)) if predictions else []
     if branches and repo:
         found += read_branches(repo, branches, instances[0].commit)
@@ -76,7 +78,9 @@ def pooled(
     by_instance = dict[str, list[Prediction]]()
     for prediction in predictions:
         by_instance.setdefault((prediction.instance if named else alone) or alone or "", []).append(prediction)
-    pools = {instance.id: _pool(by_instance[instance.id], tests) for instance in instances if instance.id in by_instance}
+    pools = {
+        instance.id: _pool(by_instance[instance.id], tests) for instance in instances if instance.id in by_instance
+    }
     if not pools:
         whose = f"; they are for {', '.join(sorted(named)[:3])} …" if named else ""
         raise BadTarget(f"no prediction is for {', '.join(instance.id for instance in instances[:3])}{whose}")
@@ -105,6 +109,3 @@ def _test(path: Path) -> GeneratedTest:
         return GeneratedTest(id=f"given-{_plain(path.stem)}", script=path.read_text(), output="")
     except (OSError, UnicodeDecodeError) as error:
         raise BadTarget(f"--tests {path}: {getattr(error, 'strerror', None) or 'not text'}") from None
-
-
-

@@ -211,7 +211,6 @@ class Run:
         world = self.worlds[instance.id]
         try:
 
-
             def tell(stage: str) -> None:
                 self._tell(instance.id, stage)
 
