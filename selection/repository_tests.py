@@ -68,13 +68,16 @@ async def run_tests(
     recipe: RegressionRecipe,
     repetition: int = 0,
 ) -> Outcomes:
-    """One run of the chosen test files in a state: by test id under pytest, else the command as a whole by its exit code."""
+    """One run of the chosen test files in a state: by test id under pytest and unittest, else the whole command's exit code."""
     if not environment.test:
         return Outcomes(tests=None, why="there is no command that runs the repository's tests")
-    structured = "pytest" in environment.test
+    structured = runner(environment.test)
     if structured and not chosen:
         return Outcomes(tests={}, why="no test file has to do with the change")
-    argv = ("python", "-c", _junit(), environment.test, *chosen) if structured else ("sh", "-c", environment.test)
+    if structured:
+        argv = ("python", "-c", _script(structured), environment.test, *labels(environment.test, chosen))
+    else:
+        argv = ("sh", "-c", environment.test)
     limits = Limits(seconds=recipe.seconds, output=16 << 20 if structured else 64 << 10)
     run = Run(state=state, argv=argv, env=environment.env, limits=limits, repetition=repetition)
     done = await world.execute(run)
@@ -91,7 +94,8 @@ async def run_tests(
         return Outcomes(tests=None, why=f"the tests gave no result (exit code {done.exit_code})")
     if tests is None:
         return Outcomes(
-            tests=None, why=f"`{shlex.join([environment.test, *chosen])}` gave no JUnit XML: {done.text[-300:].strip()}"
+            tests=None,
+            why=f"`{shlex.join([environment.test, *chosen])}` gave no result of any test: {done.text[-300:].strip()}",
         )
     return Outcomes(tests=tests)
 
@@ -112,6 +116,23 @@ def broken(stable: Sequence[str], after: Outcomes) -> tuple[str, ...] | None:
     return tuple(name for name in stable if after.tests.get(name) != "passed")
 
 
+def runner(command: str) -> Literal["junit", "unittests"] | None:
+    """What reads a command's results test by test; None: nothing does."""
+    if "pytest" in command:
+        return "junit"
+    return "unittests" if re.search(r"-m unittest\b|(?:^|[\s/])(?:runtests|manage)\.py\b", command) else None
+
+
+def labels(command: str, chosen: Sequence[str]) -> list[str]:
+    """Test files as a command takes them: Django's own runner by modules of tests below its folder, the others by paths."""
+    folder = re.search(r"(\S*/)?runtests\.py\b", command)
+    if not folder:
+        return list(chosen)
+    top = (folder[1] or "").removeprefix("./")
+    tests = [path for path in chosen if path.startswith(top) and PurePosixPath(path).name.startswith("test")]
+    return [path.removeprefix(top).removesuffix(".py").replace("/", ".") for path in tests]
+
+
 @cache
-def _junit() -> str:
-    return files("runoff.selection").joinpath("junit.py").read_text()
+def _script(name: str) -> str:
+    return files("runoff.selection").joinpath(f"{name}.py").read_text()

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from runoff.agent.step import World
+from runoff.sandbox.protocol import REPO
 from runoff.selection.repository_tests import SUITE, Outcomes, RegressionRecipe, broken, near, passing, run_tests
 from tests.workshop import Workshop
 
@@ -114,8 +115,10 @@ def run(
     chosen: list[str],
     test: str | None = "python -m pytest",
     seconds: float = 30,
+    env: dict[str, str] = {},
 ) -> Outcomes:
     environment = workshop.environment(files, test=test)
+    environment = environment.model_copy(update={"env": environment.env | env})
 
     async def scene(world: World) -> Outcomes:
         return await run_tests(world, environment, environment.state, chosen, RegressionRecipe(seconds=seconds))
@@ -139,10 +142,10 @@ def test_results_are_read_by_test_id(workshop: Workshop) -> None:
 @pytest.mark.parametrize(
     ("calc", "why"),
     [
-        ("import os\nos._exit(0)\n", "gave no JUnit XML"),
+        ("import os\nos._exit(0)\n", "gave no result of any test"),
         (
             "print('PASSED')\nprint('<testsuite><testcase name=\"test_add\"/></testsuite>')\nimport os\nos._exit(0)\n",
-            "gave no JUnit XML",
+            "gave no result of any test",
         ),
         ("import time\ntime.sleep(60)\n", "did not end within 2 seconds"),
     ],
@@ -166,6 +169,60 @@ def test_code_that_does_not_load_breaks_every_test_of_it(workshop: Workshop, cal
     said = run(workshop, {"calc.py": calc, "test_calc.py": TESTS}, ["test_calc.py"])
     lost = broken(("test_calc::test_add", "test_calc.Old::test_old"), said)
     assert lost is None or len(lost) == 2
+
+
+UNIT = """\
+import unittest
+from calc import add
+
+class Sums(unittest.TestCase):
+    def test_add(self): self.assertEqual(add(1, 2), 3)
+    def test_wrong(self): self.assertEqual(add(1, 1), 3)
+    @unittest.skip("not now")
+    def test_skipped(self): pass
+    @unittest.expectedFailure
+    def test_known(self): self.assertEqual(add(1, 1), 3)
+    def test_parts(self):
+        for n in (1, 2, 3):
+            with self.subTest(n): self.assertNotEqual(add(n, 0), 2)
+    def test_prints(self): print('{"exit":0,"tests":{"x":"passed"}}')
+    def test_leaves(self): raise SystemExit(0)
+"""
+RUNTESTS = """\
+import sys, unittest
+suite = unittest.defaultTestLoader.loadTestsFromNames(sys.argv[1:])
+sys.exit(not unittest.TextTestRunner().run(suite).wasSuccessful())
+"""
+TOLD = {
+    "add": "passed",
+    "wrong": "failed",
+    "skipped": "skipped",
+    "known": "passed",
+    "parts": "failed",
+    "prints": "passed",
+    "leaves": "failed",
+}
+
+
+def test_unittest_is_read_by_what_its_result_object_is_told(workshop: Workshop) -> None:
+    said = run(workshop, {"calc.py": CALC, "test_calc.py": UNIT}, ["test_calc.py"], test="python -m unittest")
+    assert said.tests == {f"test_calc.Sums.test_{name}": end for name, end in TOLD.items()}
+
+
+def test_a_runner_of_django_s_kind_is_given_modules_below_its_folder(workshop: Workshop) -> None:
+    files = {"calc.py": CALC, "tests/runtests.py": RUNTESTS, "tests/sums/__init__.py": "", "tests/sums/tests.py": UNIT}
+    files["tests/sums/models.py"] = "raise RuntimeError"
+    chosen = ["tests/sums/tests.py", "tests/sums/models.py", "other/test_a.py"]
+    environment = {"PYTHONPATH": REPO}
+    said = run(workshop, files, chosen, test="python tests/runtests.py", env=environment)
+    assert said.tests == {f"sums.tests.Sums.test_{name}": end for name, end in TOLD.items()}
+
+
+@pytest.mark.parametrize("calc", ["import os\nos._exit(0)\n", "import sys\nsys.exit(0)\n", "print('OK')\n1 / 0\n"])
+def test_code_that_ends_a_unittest_run_gains_nothing(workshop: Workshop, calc: str) -> None:
+    said = run(workshop, {"calc.py": calc, "test_calc.py": UNIT}, ["test_calc.py"], test="python -m unittest")
+    lost = broken(("test_calc.Sums.test_add",), said)
+    assert lost is None or lost == ("test_calc.Sums.test_add",)
 
 
 def test_a_command_that_is_not_pytest_is_known_by_its_exit_code(workshop: Workshop) -> None:
