@@ -93,7 +93,8 @@ async def solve(
     world.reserve = 0.0  # this is what it was kept for
     candidates = [sample.edit.value for sample in samples if sample.edit.value]
     tests = generated_tests(samples)
-    origins = {made.id: made.id.rpartition("-")[2] for made in (*candidates, *tests)}  # the number of the trajectory
+    made = [*(candidate.id for candidate in candidates), *(test.id for test in tests)]
+    origins = {name: name.rpartition("-")[2] for name in made}  # the number of the trajectory
     selection = await elect(world, models, shared, tree, environment, candidates, tests, recipe.selection, origins)
     return Outcome(instance=instance, context=context, samples=tuple(samples), looks=tuple(looks), selection=selection)
 
@@ -125,9 +126,9 @@ async def elect_among(
     tell("selection")
     world.reserve = 0.0
     tests = [*pool.tests, *(test.value for test in written if test.value)]
-    selection = await elect(
-        world, models, shared, tree, environment, pool.candidates, tests, recipe.selection, pool.origins
-    )
+    how = recipe.selection
+    how = how.model_copy(update={"brought": True}) if how.brought is None else how
+    selection = await elect(world, models, shared, tree, environment, pool.candidates, tests, how, pool.origins)
     return Outcome(instance=instance, context=context, selection=selection)
 
 

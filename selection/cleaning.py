@@ -14,6 +14,7 @@ _CUSTOMIZING = frozenset({"sitecustomize", "usercustomize"})  # as packages
 _CACHES = frozenset(
     "__pycache__ .pytest_cache .mypy_cache .ruff_cache .tox .nox .hypothesis node_modules .git .eggs".split()
 )
+_TEST = "a test: tests are not part of a candidate"
 _SUFFIXES = frozenset(".pyc .pyo .so .o .a .pyd .egg-info .orig .rej .pth".split())
 
 
@@ -32,6 +33,11 @@ def clean(patch: bytes) -> tuple[bytes, tuple[str, ...]]:
     return (text if not text or text.endswith(b"\n") else text + b"\n"), tuple(removed)
 
 
+def tests_aside(patch: bytes) -> bytes:
+    """The edits of tests that cleaning takes out: by what their author would have the change judged. May be empty."""
+    return b"".join(part.text for part in file_parts(patch) if _unwanted(part) == _TEST)
+
+
 def _unwanted(part: FilePart) -> str | None:
     paths = [PurePosixPath(path) for path in part.paths]
     if part.binary:
@@ -41,5 +47,5 @@ def _unwanted(part: FilePart) -> str | None:
     if any(_CACHES & set(path.parts) or path.suffix in _SUFFIXES for path in paths):
         return "made by a tool, not part of the source"
     if paths and all(is_test(str(path)) for path in paths):
-        return "a test: tests are not part of a candidate"
+        return _TEST
     return None

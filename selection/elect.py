@@ -13,7 +13,7 @@ from runoff.agent.patches import file_parts, patched_paths
 from runoff.agent.protocol import Message, digest
 from runoff.agent.step import Ended, Step, World, settled, trajectory
 from runoff.sandbox.protocol import REPO, Refused, Value
-from runoff.selection.cleaning import clean
+from runoff.selection.cleaning import clean, tests_aside
 from runoff.selection.evidence import Evidence
 from runoff.selection.protocol import Candidate, Entry, GeneratedTest, OutcomeTable, Score, Selection
 from runoff.selection.ranking import hybrid
@@ -38,6 +38,8 @@ class SelectionRecipe(Value):
     """Votes within which the verifier decides."""
     seconds: float = 60
     """Wall time of one cell of the outcome table."""
+    brought: bool | None = None
+    """Whether tests vote that candidates bring in their patches. None: where candidates come from other agents."""
     regression: RegressionRecipe = RegressionRecipe()
     verifier: VerifierRecipe = VerifierRecipe()
     runoff: RunoffRecipe = RunoffRecipe()
@@ -62,7 +64,10 @@ async def elect(
     entries, rejected = await _entries(world, environment, candidates)
     if not entries:
         return Selection(chosen=None, reason="none: no candidate could be used", rejected=rejected)
-    filling = asyncio.ensure_future(fill(world, environment, tree, entries, tests, recipe.regression, recipe.seconds))
+    edits = {candidate.id: tests_aside(candidate.patch) for candidate in candidates} if recipe.brought else {}
+    filling = asyncio.ensure_future(
+        fill(world, environment, tree, entries, tests, recipe.regression, recipe.seconds, edits)
+    )
     judging = asyncio.ensure_future(_scores(world, models.get("verifier"), shared, entries, recipe.verifier))
     await settled(filling, judging)
     evidence = Evidence(
@@ -70,7 +75,7 @@ async def elect(
         rejected=rejected,
         table=filling.result(),
         scores=judging.result(),
-        origins=dict(origins),
+        origins=dict(origins) | _of_their_candidates(filling.result(), origins),
     )
     await _on_evidence(world, evidence)
     ranked = rank(evidence, recipe)
@@ -216,6 +221,12 @@ async def _fingerprint(step: Step, environment: Environment, candidate: Candidat
 
     patch = hashlib.blake2b(candidate.patch, digest_size=16).hexdigest()
     return str(await step.once(f"fingerprint/{candidate.id}", read, patch=patch))
+
+
+def _of_their_candidates(table: OutcomeTable, origins: Mapping[str, str]) -> dict[str, str]:
+    """Whose the tests are that candidates brought: `candidate:test`."""
+    names = [name for test in table.authors for name in table.same[test]]
+    return {name: origins.get(candidate := name.partition(":")[0], candidate) for name in names}
 
 
 async def _scores(

@@ -68,6 +68,11 @@ def _restricted(table: OutcomeTable, entries: Collection[str], theirs: Callable[
             "control": {name: cell for name, cell in table.control.items() if name in entries},
             "broken": {name: lost for name, lost in table.broken.items() if name in entries},
             "reasons": {place: why for place, why in table.reasons.items() if place in places},
+            "authors": {
+                test: tuple(entry for entry in by if entry in entries)
+                for test, by in table.authors.items()
+                if test in same
+            },
             "scripts": {test: text for test, text in table.scripts.items() if test in same or theirs(test)},
         }
     )

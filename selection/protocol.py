@@ -46,9 +46,13 @@ class OutcomeTable(Value):
     """Generated test → its text."""
     same: dict[str, tuple[str, ...]] = {}
     """Generated test → all tests that are this script; together they have one vote."""
+    authors: dict[str, tuple[str, ...]] = {}
+    """Test that candidates brought → the entries of its authors: nobody votes for themselves."""
 
     def votes(self, entry: str) -> int:
-        return sum(self.rows[entry][test] == "pass" for test in self.generated)
+        return sum(
+            self.rows[entry][test] == "pass" for test in self.generated if entry not in self.authors.get(test, ())
+        )
 
     def row(self, entry: str) -> tuple[object, ...]:
         """How an entry behaves: entries of one row are indistinguishable by all that was run."""

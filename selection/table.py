@@ -13,6 +13,7 @@ from runoff.agent.patches import patched_paths
 from runoff.agent.step import World, settled
 from runoff.agent.verdict import Verdict, must_fail_control, read_verdict, script_run
 from runoff.sandbox.protocol import State
+from runoff.selection.brought_tests import run_brought, telling
 from runoff.selection.protocol import Cell, Entry, GeneratedTest, OutcomeTable
 from runoff.selection.repository_tests import Outcomes, RegressionRecipe, broken, near, passing, run_tests
 from runoff.selection.sameness import same_script
@@ -31,10 +32,12 @@ async def fill(
     tests: Sequence[GeneratedTest],
     regression: RegressionRecipe,
     seconds: float,
+    edits: Mapping[str, bytes] = {},
 ) -> OutcomeTable:
     """Run every cell that is not on record. All run as sandbox slots allow; none waits for another.
 
-    A generated test votes only if it fails on the base; scripts that are the same have one vote together.
+    A generated test votes only if it fails on the base; scripts that are the same have one vote together. `edits` of the
+    repository's tests that candidates bring, by candidate: what fails on the base of these votes too, but not for its author.
     """
     states = {entry.id: await patched(world, environment, entry.candidate.patch) for entry in entries}
     scripts = {test.id: test.script for test in tests}
@@ -60,19 +63,32 @@ async def fill(
     controls = {entry.id: partial(cell, states[entry.id], control, f"{entry.id}/control") for entry in entries}
     controlled = asyncio.ensure_future(_each(controls))
     regressed = asyncio.ensure_future(_regressions(world, environment, tree, entries, states, regression))
-    await settled(voted, controlled, regressed)
+    brought = asyncio.ensure_future(run_brought(world, environment, entries, states, edits, regression))
+    await settled(voted, controlled, regressed, brought)
     cells, (repository, lost, why) = voted.result(), regressed.result()
     reasons |= {f"{entry}/repository": text for entry, text in why.items()}
+    told = telling(brought.result())
+    proposed = {candidate: entry.id for entry in entries for candidate in entry.proposers}
+    authors = {
+        name: tuple(dict.fromkeys(filter(None, (proposed.get(one.partition(":")[0]) for one in all_of))))
+        for name, (_, all_of, _) in told.items()
+    }
+    scripts |= {name: text for name, (_, _, text) in told.items()}
     return OutcomeTable(
-        generated=voting,
-        base=base,
-        rows={entry.id: {test: cells[entry.id, test] for test in voting} for entry in entries},
+        generated=(*voting, *told),
+        base=base | dict.fromkeys(told, "fail"),
+        rows={
+            entry.id: {test: cells[entry.id, test] for test in voting}
+            | {test: column[entry.id] for test, (column, _, _) in told.items()}
+            for entry in entries
+        },
+        authors=authors,
         control=controlled.result(),
         repository=repository,
         broken=lost,
         reasons=dict(sorted(reasons.items())),
         scripts=scripts,
-        same=same,
+        same=same | {name: all_of for name, (_, all_of, _) in told.items()},
     )
 
 
