@@ -48,10 +48,11 @@ def elect_command(
         raise BadTarget(
             "whose issue is it? Give the repository with --repo and --issue, or several with --problems FILE"
         )
-    found = list(read_predictions(predictions)) if predictions else []
+    scripts = [_test(path) for path in tests]
+    found = read_predictions(predictions, instances[0].id if repo else None)
     if branches and repo:
         found += read_branches(repo, branches, instances[0].commit)
-    pools = pooled(instances, found, [_test(path) for path in tests])
+    pools = pooled(instances, found, scripts)
     instances = [instance for instance in instances if instance.id in pools]
     for note in notes:
         click.echo(f"runoff: {note}", err=True)
@@ -68,21 +69,19 @@ def pooled(
 ) -> dict[str, Pool]:
     """Instance → its candidates. Raises BadTarget where no prediction is for any of them.
 
-    For one instance, predictions that name none are its. A candidate is called after its agent, numbered where the agent
+    Where there is one instance, and all predictions are for one, it is that one whatever they call it. A candidate is called after its agent, numbered where the agent
     made several; an agent's name is data, and decides nothing.
     """
-    alone = instances[0].id if len(instances) == 1 else None
-    named = {prediction.instance for prediction in predictions if prediction.instance}
-    if alone and len(named) == 1:  # all of one instance: this one, whatever its name is elsewhere
-        named = set()
+    named = {prediction.instance for prediction in predictions}
+    alone = instances[0].id if len(instances) == len(named) == 1 else None
     by_instance = dict[str, list[Prediction]]()
     for prediction in predictions:
-        by_instance.setdefault((prediction.instance if named else alone) or alone or "", []).append(prediction)
+        by_instance.setdefault(alone or prediction.instance, []).append(prediction)
     pools = {
         instance.id: _pool(by_instance[instance.id], tests) for instance in instances if instance.id in by_instance
     }
     if not pools:
-        whose = f"; they are for {', '.join(sorted(named)[:3])} …" if named else ""
+        whose = f"; they are for {', '.join(sorted(named)[:3])}" if named else ""
         raise BadTarget(f"no prediction is for {', '.join(instance.id for instance in instances[:3])}{whose}")
     return pools
 

@@ -1,0 +1,152 @@
+"""`runoff elect` from files of patches to one of them, without a model and with one; and `replay` and `verify` after it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from runoff.agent.faulty import Faulty
+from tests.runoff.project import ISSUE, SOURCE, answer, make, runoff
+from tests.workshop import written
+
+FILES = {"numbers_.py": SOURCE}
+GUARDED = "def mean(values):\n    return sum(values) / len(values) if values else 0\n"
+SPLIT = "def mean(values):\n    if not values:\n        return 0\n    return sum(values) / len(values)\n"
+BROKEN = "def mean(values):\n    return sum(values) // max(1, len(values) - 1)\n"  # breaks the repository's own test
+NONE = "def mean(values):\n    return sum(values) / len(values) if values else None\n"
+CHECK = "import sys\nfrom numbers_ import mean\n\ntry:\n    got = mean([])\nexcept ZeroDivisionError:\n    got = 'an error'\nprint(got)\nsys.exit(0 if got == 0 else 2)\n"
+
+
+def patch(text: str) -> bytes:
+    return written(FILES, {"numbers_.py": text})
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """A folder of patches: two right ones that differ in syntax, one that breaks a test, one that is wrong quietly, one bad."""
+    folder = tmp_path / "patches"
+    folder.mkdir()
+    for name, text in {"one": GUARDED, "two": SPLIT, "three": BROKEN, "four": NONE}.items():
+        (folder / f"{name}.diff").write_bytes(patch(text))
+    (folder / "five.diff").write_bytes(patch(GUARDED).replace(b"len(values)", b"length"))
+    return folder
+
+
+def elect(*given: str | Path, states: Path, out: Path, **how: object) -> dict[str, object]:
+    done = runoff("elect", *given, "--out", out, "--states", states, **how)  # type: ignore[arg-type]
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "selection.json").read_text())["selection"]  # type: ignore[no-any-return]
+
+
+def test_without_a_model_what_breaks_is_pruned_and_nothing_is_asked(tmp_path: Path, states: Path, pool: Path) -> None:
+    repo, out = make(tmp_path / "project"), tmp_path / "out"
+    selection = elect(pool, "--repo", repo, "--issue", ISSUE, states=states, out=out)
+    assert selection["chosen"] != "three"
+    assert [s["entry"] for s in selection["standings"] if s["broken"]] == ["three"]  # type: ignore[index,attr-defined]
+    assert list(selection["rejected"]) == ["five"]  # type: ignore[call-overload]
+    assert (out / "patch.diff").is_file()
+    assert "five" in (out / "report.html").read_text()
+    assert not [line for line in (out / "log" / "project.jsonl").read_text().splitlines() if '"ask"' in line]
+
+
+def test_a_test_of_one_s_own_votes(tmp_path: Path, states: Path, pool: Path) -> None:
+    (tmp_path / "check.py").write_text(CHECK)
+    options = ("--repo", make(tmp_path / "project"), "--issue", ISSUE, "--tests", tmp_path / "check.py")
+    selection = elect(pool, *options, states=states, out=tmp_path / "out")
+    assert selection["chosen"] in ("one", "two")
+    votes = {s["entry"]: s["votes"] for s in selection["standings"]}  # type: ignore[index,attr-defined]
+    assert votes == {"one": 1, "two": 1, "three": 1, "four": 0}
+
+
+def test_with_a_model_tests_are_written_and_a_run_off_decides(tmp_path: Path, states: Path, pool: Path) -> None:
+    out = tmp_path / "out"
+    with Faulty(answer=answer) as server:
+        models = ("--model", "openai/any", "--api-base", server.api_base, "-n", "2")
+        given = (pool, "--repo", make(tmp_path / "project"), "--issue", ISSUE, *models)
+        selection = elect(*given, states=states, out=out, env={"OPENAI_API_KEY": "none"})
+        asked = len(server.requests)
+        assert elect(*given, states=states, out=out, env={"OPENAI_API_KEY": "none"}) == selection
+        assert len(server.requests) == asked, "nothing recorded is paid twice"
+    assert str(selection["reason"]).startswith("chosen: Both are right")
+    assert selection["table"]["generated"] == ["testing-1"]  # type: ignore[index]
+    verified = runoff("verify", out)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert "project: the same" in verified.stdout
+    assert verified.stdout.endswith(f"read for it: {out / 'run.toml'}, {out / 'log' / 'project.jsonl'}\n")
+
+
+def test_replay_decides_by_any_rule_and_as_if_only_some_had_been_there(
+    tmp_path: Path, states: Path, pool: Path
+) -> None:
+    (tmp_path / "check.py").write_text(CHECK)
+    out = tmp_path / "out"
+    options = ("--repo", make(tmp_path / "project"), "--issue", ISSUE, "--tests", tmp_path / "check.py")
+    chosen = elect(pool, *options, states=states, out=out)["chosen"]
+    (said,) = json.loads(runoff("replay", out, "--json").stdout)
+    assert said["chosen"]["as run"] == said["chosen"]["margin"] == chosen
+    assert said["chosen"].keys() >= {"r2e", "codemonkeys", "agentless", "log-odds"}
+    for draw in ("1", "2", "3"):
+        (some,) = json.loads(runoff("replay", out, "--rule", "votes", "--first", "1", "--draw", draw, "--json").stdout)
+        assert some["members"] == 1
+    done = runoff("replay", out, "--rule", "best")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no ranking is called 'best'" in done.stderr
+
+
+def test_verify_tells_a_view_that_was_changed(tmp_path: Path, states: Path, pool: Path) -> None:
+    out = tmp_path / "out"
+    elect(pool, "--repo", make(tmp_path / "project"), "--issue", ISSUE, states=states, out=out)
+    (out / "views" / "project" / "patch.diff").write_bytes(patch(BROKEN))
+    done = runoff("verify", out)
+    assert done.returncode == 1
+    assert "project: NOT the same" in done.stdout
+
+
+def test_branches_and_work_trees_of_agents_are_candidates(tmp_path: Path, states: Path) -> None:
+    repo = make(tmp_path / "project")
+
+    def git(*words: str | Path, at: Path = repo) -> None:
+        command = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *map(str, words)]
+        subprocess.run(command, cwd=at, check=True, capture_output=True)
+
+    git("init", "-q", "-b", "main")
+    git("add", ".")
+    git("commit", "-qm", "base")
+    for name, text in {"agent/a": GUARDED, "agent/b": BROKEN, "mine": NONE}.items():
+        git("checkout", "-q", "-b", name, "main")
+        (repo / "numbers_.py").write_text(text)
+        git("commit", "-qam", name)
+    git("checkout", "-q", "main")
+    git("worktree", "add", "-q", "-b", "agent/c", tmp_path / "c", "main")
+    (tmp_path / "c" / "numbers_.py").write_text(
+        "from zero import zero\n\n\n" + SPLIT.replace("return 0", "return zero")
+    )
+    (tmp_path / "c" / "zero.py").write_text("zero = 0\n")
+    out = tmp_path / "out"
+    selection = elect(repo, "--branches", "agent/*", "--issue", ISSUE, states=states, out=out)
+    entries = {entry["id"]: entry["candidate"]["patch"] for entry in selection["entries"]}  # type: ignore[index,attr-defined]
+    assert set(entries) == {"agent-a", "agent-b", "agent-c"}
+    assert "zero.py" in entries["agent-c"], "also what is not committed, and new"
+    assert selection["chosen"] in ("agent-a", "agent-c")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("nowhere",), "whose issue is it?"),
+        (("nowhere", "--repo", "project"), "no issue is given"),
+        (("nowhere", "--repo", "project", "--issue", "x"), "nowhere"),
+        (("a", "b", "--branches", "agent/*"), "--branches are those of one local repository"),
+        (("nowhere", "--repo", "project", "--issue", "x", "--tests", "no.py"), "no.py"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, given: tuple[str, ...], said: str) -> None:
+    make(tmp_path / "project")
+    done = runoff("elect", *given, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
