@@ -16,7 +16,7 @@ from runoff.instance import BadTarget, Instance, local_instance
 from runoff.models import roles
 from runoff.pipeline import Pool
 from runoff.run import exit_code
-from runoff.selection.branches import read_branches
+from runoff.selection.branches import branch_predictions
 from runoff.selection.predictions import Prediction, read_predictions
 from runoff.selection.protocol import Candidate
 
@@ -51,7 +51,8 @@ def elect_command(
     scripts = [_test(path) for path in tests]
     found = read_predictions(predictions, instances[0].id if repo else None)
     if branches and repo:
-        found += read_branches(repo, branches, instances[0].commit)
+        left = branch_predictions(repo, branches, instances[0].id, instances[0].commit or "HEAD")
+        found, notes = found + left.predictions, notes + left.notes
     pools = pooled(instances, found, scripts)
     instances = [instance for instance in instances if instance.id in pools]
     for note in notes:
@@ -69,8 +70,8 @@ def pooled(
 ) -> dict[str, Pool]:
     """Instance → its candidates. Raises BadTarget where no prediction is for any of them.
 
-    Where there is one instance, and all predictions are for one, it is that one whatever they call it. A candidate is called after its agent, numbered where the agent
-    made several; an agent's name is data, and decides nothing.
+    Where there is one instance, and all predictions are for one, it is that one whatever they call it. A candidate is called
+    after its agent, numbered where the agent made several; an agent's name is data, and decides nothing.
     """
     named = {prediction.instance for prediction in predictions}
     alone = instances[0].id if len(instances) == len(named) == 1 else None

@@ -17,7 +17,17 @@ GUARDED = "def mean(values):\n    return sum(values) / len(values) if values els
 SPLIT = "def mean(values):\n    if not values:\n        return 0\n    return sum(values) / len(values)\n"
 BROKEN = "def mean(values):\n    return sum(values) // max(1, len(values) - 1)\n"  # breaks the repository's own test
 NONE = "def mean(values):\n    return sum(values) / len(values) if values else None\n"
-CHECK = "import sys\nfrom numbers_ import mean\n\ntry:\n    got = mean([])\nexcept ZeroDivisionError:\n    got = 'an error'\nprint(got)\nsys.exit(0 if got == 0 else 2)\n"
+CHECK = """\
+import sys
+from numbers_ import mean
+
+try:
+    got = mean([])
+except ZeroDivisionError:
+    got = "an error"
+print(got)
+sys.exit(0 if got == 0 else 2)
+"""
 
 
 def patch(text: str) -> bytes:
