@@ -12,7 +12,9 @@ from tests.llama import Llama
 from tests.runoff.project import EDIT, ISSUE, WORSE, answer, make, runoff
 
 KEY = {"OPENAI_API_KEY": "none"}
-SMALL = (
+SMALL = (  # it reads some hundred words a second, and writes fewer
+    "--set",
+    "context.relevance=false",
     "--set",
     "testing.max_tokens=60",
     "--set",
@@ -35,7 +37,7 @@ def test_garbage_is_answered_with_feedback_and_the_end_is_no_candidate(
     assert "no candidate could be used" in done.stdout
     records = [json.loads(line) for line in (out / "log" / "p.jsonl").read_text().splitlines()]
     asked = [record for record in records if record["kind"] == "ask"]
-    assert len(asked) >= 4
+    assert len(asked) >= 3
     assert all(
         record["result"]["usage"]["input"] > 0 and record["result"]["usage"]["output"] > 0 for record in asked
     ), "usage is counted"

@@ -140,18 +140,21 @@ def test_results_are_read_by_test_id(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("calc", "why"),
+    ("calc", "why", "seconds"),
     [
-        ("import os\nos._exit(0)\n", "gave no result of any test"),
+        ("import os\nos._exit(0)\n", "gave no result of any test", 30),
         (
             "print('PASSED')\nprint('<testsuite><testcase name=\"test_add\"/></testsuite>')\nimport os\nos._exit(0)\n",
             "gave no result of any test",
+            30,
         ),
-        ("import time\ntime.sleep(60)\n", "did not end within 2 seconds"),
+        ("import time\ntime.sleep(60)\n", "did not end within 2 seconds", 2),
     ],
 )
-def test_code_that_ends_or_hangs_the_runner_could_not_tell(workshop: Workshop, calc: str, why: str) -> None:
-    said = run(workshop, {"calc.py": calc, "test_calc.py": TESTS}, ["test_calc.py"], seconds=2)
+def test_code_that_ends_or_hangs_the_runner_could_not_tell(
+    workshop: Workshop, calc: str, why: str, seconds: float
+) -> None:
+    said = run(workshop, {"calc.py": calc, "test_calc.py": TESTS}, ["test_calc.py"], seconds=seconds)
     assert said.tests is None
     assert why in said.why
 
