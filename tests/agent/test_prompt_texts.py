@@ -16,8 +16,8 @@ from runoff.agent.environment import Built, Environment
 from runoff.agent.observations import AgentRecipe, Loop, Output
 from runoff.agent.prompts import prompts
 from runoff.agent.protocol import Message
-from runoff.agent.submission import SCRIPT, Work
-from runoff.agent.verdict import Verdict, contract
+from runoff.agent.submission import Work
+from runoff.agent.verdict import SPOKEN, Verdict, contract
 from runoff.sandbox.protocol import State
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")
@@ -46,7 +46,7 @@ _LOOPS = {"warned": Loop("failure", 3, 6), "repeated": Loop("action", 4, 6), "en
 
 
 def _first(environment: Environment) -> dict[str, Any]:
-    return {"recipe": AgentRecipe(), "script": SCRIPT, "contract": contract(60), "environment": environment}
+    return {"recipe": AgentRecipe(), "script": SPOKEN["python"], "contract": contract(60), "environment": environment}
 
 
 def shell() -> Iterator[tuple[str, str]]:
@@ -63,7 +63,7 @@ def shell() -> Iterator[tuple[str, str]]:
             say.unusable(commands=commands, problem=problem, cut=cut, loop=None, left=2),
         )
     for name, work in _WORKS.items():
-        yield f"review, {name}", say.review(work=work, script=SCRIPT, loop=None, left=2)
+        yield f"review, {name}", say.review(work=work, script=SPOKEN["python"].left_at, loop=None, left=2)
 
 
 def calls() -> Iterator[tuple[str, str]]:
@@ -82,7 +82,7 @@ def calls() -> Iterator[tuple[str, str]]:
     yield "unusable", say.unusable(problem="there is no tool 'rm'", cut=True)
     yield "no call", say.no_call(cut=True, loop=_LOOPS["warned"], left=1)
     yield "after", say.after(loop=None, left=2)
-    yield "review", say.review(work=_WORK, script=SCRIPT)
+    yield "review", say.review(work=_WORK, script=SPOKEN["python"].left_at)
 
 
 PROMPTS = {"shell": shell, "calls": calls}
