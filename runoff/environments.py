@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from importlib.resources import files
+from pathlib import PurePosixPath
 from typing import Any, cast
 
 from runoff.agent.environment import Built, Environment, last_lines
@@ -48,6 +49,16 @@ async def fetch_sdist(sandbox: Sandbox, project: str, version: str) -> bytes:
         f"/env/bin/pip download --quiet --no-deps --no-binary {project} --dest /tmp/sdist {project}=={version}\n"
         "mv /tmp/sdist/* /tmp/archive"
     )
+    state = await builder.setup(sandbox, state, fetch, f"fetching {project} {version}")
+    return await sandbox.read(state, "/tmp/archive", limit=256 << 20)
+
+
+async def fetch_package(sandbox: Sandbox, project: str, version: str) -> bytes:
+    """A package of Node's, as npm's registry gives it. Nothing of it is run."""
+    python, node = interpreters.find_python(), interpreters.find_node()
+    state = await builder.tools(sandbox, await sandbox.base(Base(binds=(*python.binds, *node.binds))))
+    npm = PurePosixPath(node.path).with_name("npm")
+    fetch = f"cd /tmp\n{npm} pack --silent --ignore-scripts {project}@{version} >/dev/null\nmv /tmp/*.tgz /tmp/archive"
     state = await builder.setup(sandbox, state, fetch, f"fetching {project} {version}")
     return await sandbox.read(state, "/tmp/archive", limit=256 << 20)
 
