@@ -34,7 +34,7 @@ async def build(world: World, instance: Instance, tell: Callable[[str], None] = 
     if await _runs_from_tree(world, state):
         env = {"PYTHONPATH": f"{REPO}:{REPO}/src"} | env
     is_node = builder.is_node(spec, source)
-    test = instance.test or ("npm test --silent" if is_node else "python -m pytest")
+    test = ("npm test --silent" if is_node else "python -m pytest") if instance.test is None else instance.test or None
     build_again = instance.build or instance.setup or ("npm run --if-present prepare" if is_node else None)
     environment = Environment(state=state, pristine=layers.pristine, test=test, build=build_again, env=env)
     return environment.model_copy(update=await _built(world, environment))

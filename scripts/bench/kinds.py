@@ -120,7 +120,7 @@ def instance_target(row: dict[str, Any], options: argparse.Namespace) -> Target:
     return Target(name, made, command, {"instance": made.model_dump(mode="json"), "answers": str(options.answers)})
 
 
-async def play(target: Target, kind: str, model: Model, out: Path, sandbox: Sandbox) -> tuple[Run, str, Outcome | None]:
+async def play(target: Target, kind: str, model: Model, out: Path, sandbox: Sandbox) -> tuple[str, Outcome | None]:
     """The trajectory, and all that is around it in a run. A directory that holds a part of it is gone on with."""
     names = dict.fromkeys(_ROLES, "openai/by-hand")
     run = Run(RunDirectory(out), [target.instance], recipe(kind), names, model, sandbox, Budget())
@@ -128,7 +128,7 @@ async def play(target: Target, kind: str, model: Model, out: Path, sandbox: Sand
         (result,) = await run.solve()
     finally:
         await run.close()
-    return run, f"{result.status}: {result.why}", result.outcome
+    return f"{result.status}: {result.why}", result.outcome
 
 
 def graded(target: Target, patch: bytes, states: Path) -> bool:
@@ -144,12 +144,13 @@ async def row(kind: str, target: Target, options: argparse.Namespace, sandbox: S
     recorded = Recorded(options.replay / kind) if options.replay else None
     live = LiteLLM(api_base=options.api_base, timeout=PATIENCE, native_tools=True)
     model: Model = recorded or Recording(live, options.record / kind)
-    run, ended, outcome = await play(target, kind, model, out, sandbox)
+    ended, outcome = await play(target, kind, model, out, sandbox)
     patch = (outcome.patch if outcome else None) or b""
     result = (
         "fixed" if patch and graded(target, patch, options.states) else "not fixed" if patch else f"no patch ({ended})"
     )
-    kinds = [record["kind"] for paths in run.worlds[target.id].log.effects.values() for record in paths.values()]
+    lines = RunDirectory(out).log(target.id).read_text().splitlines()
+    kinds = [json.loads(line)["kind"] for line in lines if '"t"' in line]
     stale = len(recorded.stale) if recorded else 0
     return Row(kind, target.id, result, kinds.count("ask"), kinds.count("execute"), stale)
 
