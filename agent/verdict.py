@@ -39,8 +39,8 @@ _CONTRACT = """\
 
 _CONTRACT_OF_JAVASCRIPT = """\
 - It is a complete JavaScript file for Node: a CommonJS script (`require`) or an ES module (`import`, also `await` at the top). It is run as
-  a file in the root of the repository: './' is the project itself, './lib/x.js' one of its files; installed packages are found by name. There
-  is no test runner. Where the project is written in TypeScript, the script imports what is built from it.
+  a file in the root of the repository: './' is the project itself, './lib/x.js' one of its files; installed packages are found by name.
+  There is no test runner. Where the project is written in TypeScript, the script imports what is built from it.
 - It ends with process.exit(0) when the behaviour is what the issue asks for, and with process.exit(2) when it is not; the call stands in
   the script itself. (A failing assertion of its own, of Node's `assert`, counts as exit 2. Any other exception, an unhandled rejection,
   another exit code, process.exitCode, or running off the end says nothing.)
@@ -78,8 +78,8 @@ SPOKEN: Mapping[Language, Spoken] = {
         contract=_CONTRACT_OF_JAVASCRIPT,
         exits="process.exit",
         left_at="/tmp/reproduce.js",
-        tried_by="`node - < /tmp/reproduce.js` runs it in the root of the repository, an ES module as "
-        "`node --input-type=module - < /tmp/reproduce.js` does; try it so (`node /tmp/reproduce.js` would not find the project)",
+        tried_by="`node - < /tmp/reproduce.js` runs it in the root of the repository (an ES module as\n"
+        "  `node --input-type=module - < /tmp/reproduce.js`); try it so: `node /tmp/reproduce.js` would not find the project",
         runs=("node", "-e"),
         harness="harness.js",
     ),

@@ -6,7 +6,7 @@
 It demonstrates that the kinds work end to end; it is no resolve rate. The model is whoever answers at --api-base; it is waited
 for however long it takes, and the same command goes on where it was stopped. The context is found by the index alone, no
 model verifies, and one candidate needs no run-off, so every model call is the trajectory's. The answers are kept in
-DIR/KIND/TARGET.jsonl and what they came to in DIR/results.json; --replay plays them again without a model.
+DIR/KIND/TARGET.jsonl and what they came to in DIR/KIND/results.json; --replay plays them again without a model.
 
 Release pairs are those of the demo and of tests/runoff/pairs. Instances are rows of --instances whose repositories lie in
 --repositories (DIR/owner+name/repo, git directories); only the grading process is told where --answers lie, and the test files of
@@ -142,8 +142,9 @@ def graded(target: Target, patch: bytes, states: Path) -> bool:
 
 async def row(kind: str, target: Target, options: argparse.Namespace, sandbox: Sandbox, out: Path) -> Row:
     recorded = Recorded(options.replay / kind) if options.replay else None
-    live = LiteLLM(api_base=options.api_base, timeout=PATIENCE, native_tools=True)
-    model: Model = recorded or Recording(live, options.record / kind)
+    model: Model = recorded or Recording(
+        LiteLLM(api_base=options.api_base, timeout=PATIENCE, native_tools=True), options.record / kind
+    )
     ended, outcome = await play(target, kind, model, out, sandbox)
     patch = (outcome.patch if outcome else None) or b""
     result = (
@@ -182,9 +183,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def keep(folder: Path, row: Row) -> None:
-    file = folder / "results.json"
+    file = folder / row.kind / "results.json"
     known = json.loads(file.read_text()) if file.exists() else {}
-    known.setdefault(row.kind, {})[row.target] = row.result.partition(" (")[0]
+    known[row.target] = row.result.partition(" (")[0]
     file.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
