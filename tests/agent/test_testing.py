@@ -118,7 +118,7 @@ def test_a_script_that_does_not_fail_on_the_base_is_never_accepted(desk: Desk, s
 
 
 def test_a_script_that_says_two_things_of_the_same_code_is_no_test(desk: Desk) -> None:
-    flaky = "import random, sys\nsys.exit(random.choice([0, 2]))\n"
+    flaky = "import random, sys\ncode = random.choice([0, 2])\nprint('the code is', code)\nsys.exit(code)\n"
     tries = (
         desk.write(test_block(flaky + f"# {n}\n"), "<done/>") for n in range(80)
     )  # each is caught by a chance of 1 in 4
