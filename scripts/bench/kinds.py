@@ -113,7 +113,12 @@ def instance_target(row: dict[str, Any], options: argparse.Namespace) -> Target:
     packages = [f"uv pip install {shlex.join(environment['pip_packages'])}"] if environment["pip_packages"] else []
     setup = "\n".join([*packages, *filter(None, [environment["install"]])])
     made, _ = local_instance(
-        tree, row["problem_statement"], ref=row["base_commit"], setup=setup, python=environment["python"]
+        tree,
+        row["problem_statement"],
+        ref=row["base_commit"],
+        setup=setup,
+        test=None if "pytest" in setup else "",  # the row does not say how its tests are run
+        python=environment["python"],
     )
     made = made.model_copy(update={"id": name})
     command = [sys.executable, str(HERE / "scripts" / "bench" / "kinds_grade.py")]
