@@ -18,8 +18,8 @@ from runoff.agent.observations import AgentRecipe, Loops, View, command_run, out
 from runoff.agent.prompts import prompts
 from runoff.agent.protocol import BudgetSpent, ContextOverflow, Message, Sampling, Tool, ToolCall
 from runoff.agent.step import Ended, Reason, Run, Step
-from runoff.agent.submission import SCRIPT, hand_in
-from runoff.agent.verdict import capped, contract
+from runoff.agent.submission import hand_in
+from runoff.agent.verdict import SPOKEN, capped, contract
 from runoff.sandbox.protocol import REPO, Limits, State, Value
 
 
@@ -31,7 +31,9 @@ async def work_with_tools(
     One that ends for its budget is no result, but until a richer run goes on with it, its candidate is better than none.
     """
     say = prompts("calls")
-    task = say.first(recipe=recipe, script=SCRIPT, contract=contract(recipe.test_seconds), environment=environment)
+    spoken = SPOKEN[environment.language]
+    rules = contract(recipe.test_seconds, environment.language)
+    task = say.first(recipe=recipe, script=spoken, contract=rules, environment=environment)
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
     view = View(shared.then("user", task), model, sampling, recipe.window, TOOLS)
     loops, reviewed = Loops(recipe.repeats), not recipe.review
@@ -59,7 +61,7 @@ async def work_with_tools(
                 if candidate and reviewed:
                     return Ended(reason="done", value=candidate)
                 reviewed = reviewed or candidate is not None
-                told = Told(say.review(work=work, script=SCRIPT))
+                told = Told(say.review(work=work, script=spoken.left_at))
             else:
                 told = await bench.do(there, asked)
             loop = loops.met(f"{call.name} {call.arguments}", told.text, told.failed)

@@ -64,7 +64,7 @@ async def make_edit(
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
     script, draft = test.script if test else None, None
     before = after = None
-    talk = shared.then("user", say.first(contract=contract(recipe.seconds), test=test))
+    talk = shared.then("user", say.first(contract=contract(recipe.seconds, environment.language), test=test))
     for turn in range(1, recipe.turns + 1):
         here, left = step.scope(f"turn{turn}"), recipe.turns - turn
         try:
@@ -151,7 +151,9 @@ async def try_script(
         return None, None
 
     async def on_base(step: Step) -> Verdict | None:
-        return await verdict_on_base(step, "test", environment.state, script, seconds=seconds, env=environment.env)
+        return await verdict_on_base(
+            step, "test", environment.state, script, seconds=seconds, env=environment.env, language=environment.language
+        )
 
     async def on_patched(step: Step) -> Verdict | None:
         if not draft:
@@ -160,7 +162,7 @@ async def try_script(
             state = await patched(step.world, environment, draft.patch)
         except BuildFailed as error:
             return Verdict(outcome="broken", why=str(error))
-        run = script_run(step.world, state, script, seconds=seconds, env=environment.env)
+        run = script_run(step.world, state, script, seconds=seconds, env=environment.env, language=environment.language)
         return read_verdict(run, await step.execute("test", run))
 
     both = await here.all({"base": on_base, "patched": on_patched})

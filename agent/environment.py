@@ -6,6 +6,7 @@ import hashlib
 import io
 import tarfile
 from pathlib import PurePosixPath
+from typing import Literal
 
 from runoff.agent.context import Tree
 from runoff.agent.patches import patched_paths
@@ -18,6 +19,9 @@ _COMPILED = frozenset(
 _BUILD_FILES = frozenset(
     "setup.py setup.cfg pyproject.toml meson.build CMakeLists.txt Makefile configure package.json Cargo.toml".split()
 )
+
+Language = Literal["python", "javascript"]
+"""What generated tests are written in."""
 
 
 class Built(Value):
@@ -43,6 +47,7 @@ class Environment(Value):
     """Environment variables that its programs need."""
     installed: tuple[str, ...] = ()
     """The interpreter and the packages that can be imported, each with its version."""
+    language: Language = "python"
 
     def needs_build(self, patch: bytes) -> bool:
         """Whether a patch touches what the build made something of."""

@@ -10,8 +10,8 @@ from runoff.agent.observations import AgentRecipe, Loops, View, command_run, out
 from runoff.agent.prompts import prompts
 from runoff.agent.protocol import BudgetSpent, ContextOverflow, Message, Sampling
 from runoff.agent.step import Ended, Reason, Step
-from runoff.agent.submission import SCRIPT, hand_in
-from runoff.agent.verdict import contract
+from runoff.agent.submission import hand_in
+from runoff.agent.verdict import SPOKEN, contract
 
 SUBMIT = "submit"
 """The command that is none: it hands in the change."""
@@ -25,7 +25,9 @@ async def work_in_shell(
     One that ends for its budget is no result, but until a richer run goes on with it, its candidate is better than none.
     """
     say = prompts("shell")
-    task = say.first(recipe=recipe, script=SCRIPT, contract=contract(recipe.test_seconds), environment=environment)
+    spoken = SPOKEN[environment.language]
+    rules = contract(recipe.test_seconds, environment.language)
+    task = say.first(recipe=recipe, script=spoken, contract=rules, environment=environment)
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
     view = View(shared.then("user", task), model, sampling, recipe.window)
     loops, state, reviewed = Loops(recipe.repeats), environment.state, not recipe.review
@@ -49,7 +51,7 @@ async def work_in_shell(
                 return Ended(reason="done", value=candidate)
             reviewed = reviewed or candidate is not None
             loop = loops.met(SUBMIT, work.problem or "nothing")
-            told = say.review(work=work, script=SCRIPT, loop=loop, left=left)
+            told = say.review(work=work, script=spoken.left_at, loop=loop, left=left)
         else:
             run = command_run(state, commands[0], environment.env, recipe.seconds)
             done = await here.execute("run", run)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from runoff.agent.editing import Candidate, Draft, try_script
 from runoff.agent.environment import Environment
 from runoff.agent.step import Step
-from runoff.agent.verdict import Verdict, capped
+from runoff.agent.verdict import SPOKEN, Verdict, capped
 from runoff.sandbox.protocol import Raw, Refused, State, Value
-
-SCRIPT = "/tmp/reproduce.py"
-"""Where an agent may leave a test script: out of the repository, so that it is in no diff."""
 
 _LONGEST = 64 * 1024
 
@@ -46,7 +43,7 @@ class Work(Value):
 
 
 async def hand_in(here: Step, environment: Environment, state: State, seconds: float) -> Work:
-    """The change from the environment's own state to `state`, tried by the script at SCRIPT if there is one."""
+    """The change from the environment's own state to `state`, tried by the script that an agent may leave."""
     sandbox = here.world.sandbox
 
     async def diff() -> dict[str, object]:
@@ -58,7 +55,7 @@ async def hand_in(here: Step, environment: Environment, state: State, seconds: f
 
     async def read() -> str | None:
         try:
-            return (await sandbox.read(state, SCRIPT, _LONGEST)).decode()
+            return (await sandbox.read(state, SPOKEN[environment.language].left_at, _LONGEST)).decode()
         except (Refused, UnicodeDecodeError):
             return None
 

@@ -2,15 +2,18 @@
 
 Prints JSON: {"copies": tracked files of which an equal copy lies in the virtual environment, "binaries": whether
 something compiled lies in the tree or beside those copies,
-"installed": the interpreter and what can be imported}. Any Python ≥ 3.6.
+"installed": the interpreter and what can be imported, "language": what generated tests are to be written in}. Any Python ≥ 3.6.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 COMPILED = (".so", ".node", ".pyd", ".o", ".a", ".wasm")
+TYPESCRIPT = (b".ts", b".tsx", b".mts", b".cts")
+JAVASCRIPT = (b".js", b".jsx", b".mjs", b".cjs")
 
 
 def main():
@@ -31,8 +34,43 @@ def main():
     untracked = subprocess.check_output(["git", "ls-files", "--others", "-z"]).split(b"\0")
     made = [name for folder in beside for name in os.listdir(folder)] + untracked
     binaries = any(os.fsdecode(name).endswith(COMPILED) for name in made)
+    language = spoken(tracked)
+    if language == "javascript" and any(path.endswith(TYPESCRIPT) and not path.endswith(b".d.ts") for path in tracked):
+        binaries = binaries or any(
+            name.endswith(JAVASCRIPT) and b"node_modules/" not in name for name in untracked
+        )  # what runs was made of the sources
     copied = sorted(os.fsdecode(path) for path in copies)
-    print(json.dumps({"copies": copied, "binaries": binaries, "installed": installed()}))
+    found = {"copies": copied, "binaries": binaries, "installed": installed(), "language": language}
+    if language == "javascript":
+        found["installed"] = of_node() + found["installed"]
+    print(json.dumps(found))
+
+
+def spoken(tracked):
+    """The language of most source files, JavaScript only where a Node runs it."""
+    own = [path for path in tracked if b"node_modules/" not in path]
+    javascript = sum(path.endswith(JAVASCRIPT + TYPESCRIPT) for path in own)
+    python = sum(path.endswith((b".py", b".pyx")) for path in own)
+    return "javascript" if javascript > python and shutil.which("node") else "python"
+
+
+def of_node():
+    """Node and the packages that the repository names, as far as they are there, `name version`."""
+    version = subprocess.check_output(["node", "--version"]).decode().strip().lstrip("v")
+    wanted = of_package("package.json")
+    parts = [wanted[part] for part in wanted if part.lower().endswith("dependencies")]
+    names = sorted({name for part in parts if isinstance(part, dict) for name in part})
+    found = [(name, of_package(os.path.join("node_modules", name, "package.json"))) for name in names]
+    return ["Node %s" % version] + ["%s %s" % (name, package.get("version", "")) for name, package in found if package]
+
+
+def of_package(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            package = json.load(file)
+        return package if isinstance(package, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def installed():

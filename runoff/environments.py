@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from importlib.resources import files
-from typing import cast
+from pathlib import PurePosixPath
+from typing import Any, cast
 
 from runoff.agent.environment import Built, Environment, last_lines
 from runoff.agent.step import Run, World
@@ -32,11 +33,11 @@ async def build(world: World, instance: Instance, tell: Callable[[str], None] = 
     env = dict(spec.env)
     if await _runs_from_tree(world, state):
         env = {"PYTHONPATH": f"{REPO}:{REPO}/src"} | env
-    test = instance.test or ("npm test --silent" if builder.is_node(spec, source) else "python -m pytest")
-    build_again = instance.build or instance.setup
+    is_node = builder.is_node(spec, source)
+    test = ("npm test --silent" if is_node else "python -m pytest") if instance.test is None else instance.test or None
+    build_again = instance.build or instance.setup or ("npm run --if-present prepare" if is_node else None)
     environment = Environment(state=state, pristine=layers.pristine, test=test, build=build_again, env=env)
-    built, installed = await _built(world, environment)
-    return environment.model_copy(update={"built": built, "installed": installed})
+    return environment.model_copy(update=await _built(world, environment))
 
 
 async def fetch_sdist(sandbox: Sandbox, project: str, version: str) -> bytes:
@@ -52,6 +53,16 @@ async def fetch_sdist(sandbox: Sandbox, project: str, version: str) -> bytes:
     return await sandbox.read(state, "/tmp/archive", limit=256 << 20)
 
 
+async def fetch_package(sandbox: Sandbox, project: str, version: str) -> bytes:
+    """A package of Node's, as npm's registry gives it. Nothing of it is run."""
+    python, node = interpreters.find_python(), interpreters.find_node()
+    state = await builder.tools(sandbox, await sandbox.base(Base(binds=(*python.binds, *node.binds))))
+    npm = PurePosixPath(node.path).with_name("npm")
+    fetch = f"cd /tmp\n{npm} pack --silent --ignore-scripts {project}@{version} >/dev/null\nmv /tmp/*.tgz /tmp/archive"
+    state = await builder.setup(sandbox, state, fetch, f"fetching {project} {version}")
+    return await sandbox.read(state, "/tmp/archive", limit=256 << 20)
+
+
 async def _runs_from_tree(world: World, state: State) -> bool:
     """Whether nothing of the repository was installed, so that its tree must be on the path.
 
@@ -62,8 +73,8 @@ async def _runs_from_tree(world: World, state: State) -> bool:
     return not done.stdout.strip()
 
 
-async def _built(world: World, environment: Environment) -> tuple[Built, tuple[str, ...]]:
-    """What the setup made of the repository's files, and what it installed."""
+async def _built(world: World, environment: Environment) -> dict[str, Any]:
+    """What the setup made of the repository's files, what it installed, and the language to test it in."""
     script = files("runoff").joinpath("built.py").read_text()
     done = await world.execute(
         Run(state=environment.state, argv=("python", "-c", script), limits=Limits(seconds=300, output=8 << 20))
@@ -72,5 +83,5 @@ async def _built(world: World, environment: Environment) -> tuple[Built, tuple[s
         said = cast("dict[str, object]", json.loads(done.stdout.decode("utf-8", "surrogateescape")))
     except ValueError:
         raise EnvironmentFailed(f"cannot see what the setup built: {last_lines(done.text)}") from None
-    installed = said.pop("installed")
-    return Built.model_validate(said), tuple(cast("list[str]", installed))
+    installed, language = tuple(cast("list[str]", said.pop("installed"))), said.pop("language")
+    return {"built": Built.model_validate(said), "installed": installed, "language": language}

@@ -32,6 +32,7 @@ class Instance(Value):
     setup: str | None = None
     build: str | None = None
     test: str | None = None
+    """The command that runs its tests; empty where it has none, None for the usual one."""
     python: str | None = None
     """The version of Python that it needs, or a path; None is the one that runs this."""
 

@@ -62,7 +62,9 @@ async def decide(
         states[letter] = await patched(step.world, environment, entry.candidate.patch)
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
     known = _known(table, letters)
-    talk = shared.then("user", say.first(patches=patches, contract=contract(recipe.seconds), known=known))
+    talk = shared.then(
+        "user", say.first(patches=patches, contract=contract(recipe.seconds, environment.language), known=known)
+    )
     written = 0
     for turn in range(1, recipe.turns + 1):
         here, left = step.scope(f"turn{turn}"), recipe.turns - turn
@@ -91,7 +93,7 @@ async def _side_by_side(
     here: Step, states: dict[str, State], environment: Environment, script: str, seconds: float
 ) -> dict[str, Verdict]:
     async def one(step: Step, state: State) -> Verdict:
-        run = script_run(step.world, state, script, seconds=seconds, env=environment.env)
+        run = script_run(step.world, state, script, seconds=seconds, env=environment.env, language=environment.language)
         return read_verdict(run, await step.execute("test", run), shown=4000)
 
     return await here.all({name: partial(one, state=state) for name, state in states.items()})

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from runoff.agent.environment import Language
 from runoff.agent.outline import parser
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ def fingerprint(files: Mapping[str, bytes | None]) -> str:
     return digest.hexdigest()
 
 
-def same_script(script: str) -> str:
-    """A Python script as its syntax tree gives it back: equal scripts are one test. Unparsable text stays as it is."""
+def same_script(script: str, language: Language) -> str:
+    """A script by its syntax tree, so that equal scripts are one test. Unparsable text stays as it is."""
+    if language == "javascript":
+        return _normal("test.js", script.encode("utf-8", "surrogateescape"))
     try:
         return ast.unparse(ast.parse(script))
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deeply for the parser

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from runoff.agent.context import Tree
-from runoff.agent.environment import Environment, patched
+from runoff.agent.environment import Environment, Language, patched
 from runoff.agent.patches import patched_paths
 from runoff.agent.step import World, settled
 from runoff.agent.verdict import Verdict, must_fail_control, read_verdict, script_run
@@ -44,7 +44,7 @@ async def fill(
     reasons: dict[str, str] = {}
 
     async def cell(state: State, script: str, place: str) -> Cell:
-        run = script_run(world, state, script, seconds=seconds, env=environment.env)
+        run = script_run(world, state, script, seconds=seconds, env=environment.env, language=environment.language)
         verdict: Verdict = read_verdict(run, await world.execute(run), shown=1000)
         if verdict.outcome != "fixed":
             reasons[place] = verdict.why
@@ -52,11 +52,11 @@ async def fill(
         world.changed("selection", place)
         return _CELLS[verdict.outcome]
 
-    same = _distinct(scripts)
+    same = _distinct(scripts, environment.language)
     world.votes = (0, len(same))
     base = await _each({test: partial(cell, environment.state, scripts[test], f"base/{test}") for test in same})
     voting = tuple(test for test in same if base[test] == "fail")
-    control = must_fail_control([scripts[test] for test in voting])
+    control = must_fail_control([scripts[test] for test in voting], environment.language)
     world.votes = (len(same), len(same) + len(entries) * (len(voting) + 1))
     wanted = [(entry.id, test) for entry in entries for test in voting]
     voted = asyncio.ensure_future(_each({(e, t): partial(cell, states[e], scripts[t], f"{e}/{t}") for e, t in wanted}))
@@ -120,11 +120,11 @@ async def _regressions(
     return stable, {name: broken(stable, outcome) for name, outcome in after.items()}, why
 
 
-def _distinct(scripts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def _distinct(scripts: Mapping[str, str], language: Language) -> dict[str, tuple[str, ...]]:
     """The first test of each distinct script → all that are that script."""
     groups: dict[str, list[str]] = {}
     for name, script in scripts.items():
-        groups.setdefault(same_script(script), []).append(name)
+        groups.setdefault(same_script(script, language), []).append(name)
     return {names[0]: tuple(names) for names in groups.values()}
 
 

@@ -98,7 +98,8 @@ class Workshop:
         self, environment: Environment, script: str, *, seconds: float = 20, state: State | None = None
     ) -> Verdict:
         async def scene(world: World) -> Verdict:
-            run = script_run(world, state or environment.state, script, seconds=seconds, env=environment.env)
+            here, language = state or environment.state, environment.language
+            run = script_run(world, here, script, seconds=seconds, env=environment.env, language=language)
             return read_verdict(run, await world.execute(run))
 
         return self.play(scene)

@@ -1,6 +1,7 @@
 """The grading process of the demo: the only one that opens a hidden check. Run as `python -m runoff.demo.grade`.
 
-Standard input: {"pair", "states", "source", "patches": {id: patch}} as JSON; standard output: {id: whether it is fixed}.
+Standard input: {"pair", "states", "sandbox", "source", "patches": {id: patch}} as JSON, and "pairs" where the pair lies in
+another folder than the demo's; standard output: {id: whether it is fixed}.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ from runoff.agent.step import World
 from runoff.demo.pairs import HERE, pair
 from runoff.instance import local_instance
 from runoff.sandbox.backends import open_backend
-from runoff.sandbox.protocol import Limits, Refused
+from runoff.sandbox.protocol import REPO, Limits, Refused
 
-_CHECK = "/tmp/check.py"
+_CHECKS = {"check.py": ("python", "/tmp/check.py"), "check.js": ("node", "/tmp/check.js", REPO)}
+"""A check's file and the command that runs it: exit code 0 only where all is fixed."""
 
 
 async def grade(request: dict[str, Any]) -> dict[str, bool]:
     """Whether the hidden check passes on each patch, each on a fresh copy of the environment."""
-    wanted = pair(request["pair"])
-    check = (HERE / wanted.id / "answer" / "check.py").read_bytes()
+    place = Path(request.get("pairs", HERE))
+    wanted = pair(request["pair"], place)
+    (check,) = (place / wanted.id / "answer").glob("check.*")
+    command = _CHECKS[check.name]
     instance, _ = local_instance(Path(request["source"]), wanted.statement, setup=wanted.setup, test=wanted.test)
     results: dict[str, bool] = {}
     async with open_backend(request["sandbox"], Path(request["states"])) as sandbox:
@@ -40,9 +44,9 @@ async def grade(request: dict[str, Any]) -> dict[str, bool]:
                 except (Refused, BuildFailed):
                     results[name] = False
                     continue
-                state = await sandbox.write(state, {_CHECK: check})
+                state = await sandbox.write(state, {command[1]: check.read_bytes()})
                 done = await sandbox.execute(
-                    state, ("python", _CHECK), Limits(seconds=120), env=environment.env, cwd="/tmp", freeze=False
+                    state, command, Limits(seconds=120), env=environment.env, cwd="/tmp", freeze=False
                 )
                 results[name] = done.outcome == "finished" and done.exit_code == 0
             await world.close()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 import tarfile
 import tempfile
 import tomllib
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
-from runoff.environments import EnvironmentFailed, fetch_sdist
+from runoff.environments import EnvironmentFailed, fetch_package, fetch_sdist
 from runoff.instance import Instance, local_instance
 from runoff.sandbox.protocol import Sandbox, Value
 
@@ -23,22 +23,23 @@ ANSWERS = HERE / "answers"
 class Pair(Value):
     id: str
     project: str
+    registry: Literal["pypi", "npm"] = "pypi"
     version: str
     fixed: str
     sha256: str
-    """Of the source distribution: nothing else is unpacked."""
+    """Of the source distribution, or of the package: nothing else is unpacked."""
     setup: str
     test: str
     statement: str
 
 
-def pairs() -> list[Pair]:
-    """All release pairs, by id."""
-    return [_pair(path.parent) for path in sorted(HERE.glob("*/pair.toml"))]
+def pairs(place: Path = HERE) -> list[Pair]:
+    """All release pairs of a folder, by id."""
+    return [_pair(path.parent) for path in sorted(place.glob("*/pair.toml"))]
 
 
-def pair(name: str) -> Pair:
-    return _pair(HERE / name)
+def pair(name: str, place: Path = HERE) -> Pair:
+    return _pair(place / name)
 
 
 async def instance(sandbox: Sandbox, wanted: Pair, cache: Path, tell: Callable[[str], None]) -> Instance:
@@ -46,7 +47,8 @@ async def instance(sandbox: Sandbox, wanted: Pair, cache: Path, tell: Callable[[
     tree = cache / f"{wanted.project}-{wanted.version}"
     if not tree.is_dir():
         tell(f"fetching {wanted.project} {wanted.version}")
-        archive = await fetch_sdist(sandbox, wanted.project, wanted.version)
+        fetch = fetch_sdist if wanted.registry == "pypi" else fetch_package
+        archive = await fetch(sandbox, wanted.project, wanted.version)
         found = hashlib.sha256(archive).hexdigest()
         if found != wanted.sha256:
             raise EnvironmentFailed(
@@ -80,5 +82,8 @@ def _unpack(archive: bytes, into: Path) -> None:
                     target.write_bytes(contents.read())
                     target.chmod(0o755 if member.mode & 0o100 else 0o644)
         root = next(path for path in Path(folder).iterdir() if path.is_dir())
-        shutil.rmtree(into, ignore_errors=True)
-        root.rename(into)
+        try:
+            root.rename(into)
+        except OSError:
+            if not into.is_dir():  # another process brought it meanwhile
+                raise

@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
+from runoff.agent import edits
 from runoff.agent.calls import TOOLS
+from runoff.agent.editing import Draft
 from runoff.agent.environment import Built, Environment
 from runoff.agent.observations import AgentRecipe, Loop, Output
 from runoff.agent.prompts import prompts
 from runoff.agent.protocol import Message
-from runoff.agent.submission import SCRIPT, Work
-from runoff.agent.verdict import Verdict, contract
+from runoff.agent.submission import Work
+from runoff.agent.testing import GeneratedTest
+from runoff.agent.verdict import SPOKEN, Verdict, contract
 from runoff.sandbox.protocol import State
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")
@@ -26,6 +29,7 @@ _PLAIN = Environment(state=_PLACE, pristine=_PLACE, test="python -m pytest")
 _BUILT = _PLAIN.model_copy(update={"build": "pip install .", "built": Built(binaries=True)})
 _PATCH = b"diff --git a/calc.py b/calc.py\n--- a/calc.py\n+++ b/calc.py\n@@ -1 +1 @@\n-x = 1\n+x = 2\n"
 _FAILS = Verdict(outcome="not fixed", why="exit code 2", output="got 1, expected 2\n")
+_BROKEN = Verdict(outcome="broken", why="uncaught NameError: x", output="Traceback\n")
 _WORK = Work(
     patch=_PATCH, script="…", before=_FAILS, after=_FAILS.model_copy(update={"outcome": "fixed", "output": ""})
 )
@@ -46,13 +50,80 @@ _LOOPS = {"warned": Loop("failure", 3, 6), "repeated": Loop("action", 4, 6), "en
 
 
 def _first(environment: Environment) -> dict[str, Any]:
-    return {"recipe": AgentRecipe(), "script": SCRIPT, "contract": contract(60), "environment": environment}
+    spoken, rules = SPOKEN[environment.language], contract(60, environment.language)
+    return {"recipe": AgentRecipe(), "script": spoken, "contract": rules, "environment": environment}
+
+
+def shared() -> Iterator[tuple[str, str]]:
+    say = prompts("shared")
+    for name, diffs in {"search and replace": False, "diffs": True}.items():
+        yield (
+            f"system, {name}",
+            say.system(
+                issue="It is wrong.\n",
+                grammar=edits.describe(diffs=diffs),
+                installed="Python 3.11, pytest 8.3.2",
+                paths=["calc.py", "big.py", "long.py"],
+                files={"calc.py": "x = 1"},
+                outlines={"big.py": "1: def f()", "long.py": "1: def g()\n2|    return 1"},
+                excerpts={"long.py": ()},
+            ),
+        )
+
+
+def writing_tests() -> Iterator[tuple[str, str]]:
+    say = prompts("testing")
+    silent = _FAILS.model_copy(update={"output": ""})
+    for language in SPOKEN:
+        yield f"first, {language}", say.first(contract=contract(60, language))
+        yield f"ran, broken, {language}", say.ran(verdict=_BROKEN, left=2, exits=SPOKEN[language].exits)
+    yield "ran, not fixed", say.ran(verdict=_FAILS, left=2)
+    yield "ran, fixed", say.ran(verdict=_FAILS.model_copy(update={"outcome": "fixed", "why": "exit code 0"}), left=1)
+    yield "not done", say.not_done(verdict=_BROKEN, left=1)
+    yield "shows nothing", say.shows_nothing(verdict=silent, left=2)
+    yield (
+        "shows nothing but that it failed",
+        say.shows_nothing(verdict=silent.model_copy(update={"output": "FAIL\n"}), left=1),
+    )
+    yield "confirm", say.confirm(verdict=_FAILS)
+    yield "confirm, shows nothing", say.confirm(verdict=silent)
+    for name, verdict in {"no script": _BROKEN, "a good script": _FAILS}.items():
+        yield (
+            f"unreadable, {name}",
+            say.unreadable(problems=["</test> is missing"], verdict=verdict, cut=verdict is _FAILS, left=2),
+        )
+
+
+def editing() -> Iterator[tuple[str, str]]:
+    say, fixed = prompts("editing"), _FAILS.model_copy(update={"outcome": "fixed", "output": ""})
+    test = GeneratedTest(id="testing-1", script="import sys\nsys.exit(2)", output="got 1, expected 2\n")
+    yield "first", say.first(contract=contract(60), test=test)
+    yield "first, without a test", say.first(contract=contract(60), test=None)
+    patch = _PATCH.decode()
+    for name, (shown, before, after) in {
+        "no edit": (None, _FAILS, None),
+        "no test": (patch, None, None),
+        "proves nothing": (patch, fixed, fixed),
+        "passes": (patch, _FAILS, fixed),
+        "does not pass": (patch, _FAILS, _FAILS),
+    }.items():
+        yield f"ran, {name}", say.ran(patch=shown, syntax=(), before=before, after=after, notices=(), left=2)
+    syntax, notices = ("calc.py: line 1: syntax error near `x`",), ("the search text was found with other blanks",)
+    yield "ran, with notices", say.ran(patch=patch, syntax=syntax, before=None, after=None, notices=notices, left=1)
+    for name, draft in {"no edit yet": None, "an edit before": Draft(patch=_PATCH)}.items():
+        yield (
+            f"unusable, {name}",
+            say.unusable(
+                problems=["edit calc.py: not found"], draft=draft, cut=draft is None, nothing=draft is None, left=2
+            ),
+        )
 
 
 def shell() -> Iterator[tuple[str, str]]:
     say = prompts("shell")
     yield "first", say.first(**_first(_PLAIN))
     yield "first, where something was built", say.first(**_first(_BUILT))
+    yield "first, JavaScript", say.first(**_first(_PLAIN.model_copy(update={"language": "javascript"})))
     for name, shown in _OUTPUTS.items():
         yield f"ran, {name}", say.ran(shown=shown, loop=None, left=3)
     for name, loop in _LOOPS.items():
@@ -63,7 +134,7 @@ def shell() -> Iterator[tuple[str, str]]:
             say.unusable(commands=commands, problem=problem, cut=cut, loop=None, left=2),
         )
     for name, work in _WORKS.items():
-        yield f"review, {name}", say.review(work=work, script=SCRIPT, loop=None, left=2)
+        yield f"review, {name}", say.review(work=work, script=SPOKEN["python"].left_at, loop=None, left=2)
 
 
 def calls() -> Iterator[tuple[str, str]]:
@@ -82,10 +153,10 @@ def calls() -> Iterator[tuple[str, str]]:
     yield "unusable", say.unusable(problem="there is no tool 'rm'", cut=True)
     yield "no call", say.no_call(cut=True, loop=_LOOPS["warned"], left=1)
     yield "after", say.after(loop=None, left=2)
-    yield "review", say.review(work=_WORK, script=SCRIPT)
+    yield "review", say.review(work=_WORK, script=SPOKEN["python"].left_at)
 
 
-PROMPTS = {"shell": shell, "calls": calls}
+PROMPTS = {"shared": shared, "testing": writing_tests, "editing": editing, "shell": shell, "calls": calls}
 
 
 def text(name: str) -> str:

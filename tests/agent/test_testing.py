@@ -29,10 +29,12 @@ class Desk:
         self.workshop, self.environment = workshop, environment
         self.model = Scripted([])
 
-    def write(self, *answers: str | Reply | Exception, turns: int | None = None) -> Ended[GeneratedTest]:
+    def write(
+        self, *answers: str | Reply | Exception, turns: int | None = None, insist: bool | None = None
+    ) -> Ended[GeneratedTest]:
         """What comes of these answers; without `turns` there are as many turns as answers."""
         self.model = Scripted(list(answers))
-        recipe = TestingRecipe(turns=turns or len(answers), seconds=20)
+        recipe = TestingRecipe(turns=turns or len(answers), seconds=20, insist=insist)
         shared = Message("system", "the issue")
         return self.workshop.trajectory(
             GeneratedTest, lambda step: write_test(step, "m", shared, self.environment, recipe), self.model
@@ -56,9 +58,51 @@ def test_a_script_that_fails_on_the_base_and_is_called_done_is_the_result(desk: 
     assert "(1 answer left.)" in desk.told(1)
 
 
-def test_it_is_also_the_result_when_the_turns_are_used_up(desk: Desk) -> None:
-    ended = desk.write(test_block(FAILS))
+def test_when_the_turns_are_used_up_its_writer_is_asked_whether_it_fails_for_the_reason_of_the_issue(
+    desk: Desk,
+) -> None:
+    ended = desk.write(test_block(FAILS), "<done/>", turns=1)
     assert (ended.reason, ended.value and ended.value.script) == ("turns", FAILS)
+    assert "does the script fail for the reason that the issue gives" in desk.told(1)
+    assert "got 1.5" in desk.told(1)
+    for answer in ("Hm.", "<done>\n", test_block(FAILS) + test_block(PASSES)):
+        ended = desk.write(test_block(FAILS), answer, turns=1)
+        assert (ended.value, ended.note) == (
+            None,
+            "its writer did not confirm that the last test fails for the issue's reason",
+        )
+
+
+@pytest.mark.parametrize(
+    ("script", "note"),
+    [
+        (FAILS.replace("got", "half(3) is"), ""),
+        (PASSES, "its writer gave the last test up, and another that does not fail on the base: fixed (exit code 0)"),
+        ("import sys\nsys.exit(2)\n", "the last test fails on the base and shows nothing of what came"),
+    ],
+)
+def test_another_script_in_place_of_a_confirmation_is_run_once_more(desk: Desk, script: str, note: str) -> None:
+    ended = desk.write(test_block(FAILS), test_block(script), turns=1)
+    assert (ended.value.script if ended.value else None, ended.note) == (None if note else script, note)
+
+
+@pytest.mark.parametrize(
+    "script", ["import sys\nsys.exit(2)\n", "import sys\nprint('NOT FIXED')\nsys.exit(2)\n", "assert False\n"]
+)
+def test_a_script_that_fails_and_does_not_show_why_is_not_taken(desk: Desk, script: str) -> None:
+    ended = desk.write(test_block(script), "<done/>", test_block(FAILS), "<done/>")
+    assert (ended.reason, ended.value and ended.value.script) == ("done", FAILS)
+    assert "Such a script is not taken" in desk.told(1)
+    assert "Such a script is not taken" in desk.told(2)
+    ended = desk.write(test_block(script), "<done/>", turns=1)
+    assert (ended.value, ended.note) == (None, "the last test fails on the base and shows nothing of what came")
+    assert "It shows nothing of what came" in desk.told(1)
+    assert desk.write(test_block(script), turns=1, insist=False).value, "unless the recipe does not insist"
+
+
+def test_an_assertion_that_says_what_came_is_taken(desk: Desk) -> None:
+    script = "from calc import half\nassert half(3) == 1, f'half(3) is {half(3)}, not 1'\n"
+    assert desk.write(test_block(script), "<done/>").reason == "done"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +118,7 @@ def test_a_script_that_does_not_fail_on_the_base_is_never_accepted(desk: Desk, s
 
 
 def test_a_script_that_says_two_things_of_the_same_code_is_no_test(desk: Desk) -> None:
-    flaky = "import random, sys\nsys.exit(random.choice([0, 2]))\n"
+    flaky = "import random, sys\ncode = random.choice([0, 2])\nprint('the code is', code)\nsys.exit(code)\n"
     tries = (
         desk.write(test_block(flaky + f"# {n}\n"), "<done/>") for n in range(80)
     )  # each is caught by a chance of 1 in 4
@@ -131,13 +175,13 @@ def test_an_answer_that_was_cut_off_is_told_so(desk: Desk) -> None:
 
 
 def test_a_script_in_a_fence_is_taken_without_it(desk: Desk) -> None:
-    value = desk.write(f"<test>\n```python\n{FAILS}```\n</test>").value
+    value = desk.write(f"<test>\n```python\n{FAILS}```\n</test>", "<done/>").value
     assert value
     assert value.script == FAILS
 
 
 def test_a_good_script_stands_while_later_answers_cannot_be_read(desk: Desk) -> None:
-    value = desk.write(test_block(FAILS), "Hm.", "<done>").value
+    value = desk.write(test_block(FAILS), "Hm.", "<done>", "<done/>", turns=3).value
     assert value
     assert value.script == FAILS
     assert "if the last script is good" in desk.told(2)
@@ -149,5 +193,5 @@ def test_a_conversation_that_no_longer_fits_ends_without_a_test(desk: Desk) -> N
 
 
 def test_what_a_script_does_is_gone_with_it(desk: Desk) -> None:
-    leaves = "import os, sys\nnew = not os.path.exists('left')\nopen('left', 'w').close()\nsys.exit(2 if new else 0)\n"
+    leaves = "import os, sys\nnew = not os.path.exists('left')\nopen('left', 'w').close()\nprint('new:', new)\nsys.exit(2 if new else 0)\n"
     assert desk.write(test_block(leaves), test_block("# again\n" + leaves), "<done/>").reason == "done"

@@ -191,7 +191,9 @@ def test_modules_of_the_repository_named_like_those_the_harness_needs_are_not_ta
 def test_the_nonce_is_another_for_each_script_state_and_run_and_the_same_on_replay(workshop: Workshop) -> None:
     def nonces(world: World) -> list[str]:
         def nonce(script: str, layer: str, repetition: int = 0) -> str:
-            run = script_run(world, State(layers=(layer,)), script, seconds=1, env={}, repetition=repetition)
+            run = script_run(
+                world, State(layers=(layer,)), script, seconds=1, env={}, language="python", repetition=repetition
+            )
             return json.loads(run.stdin)["nonce"]
 
         return [nonce("a", "x"), nonce("b", "x"), nonce("a", "y"), nonce("a", "x", 1)]
@@ -257,7 +259,7 @@ SCRIPTS = [
 def test_the_control_imports_what_the_tests_import_and_says_not_fixed(
     workshop: Workshop, repository: Environment
 ) -> None:
-    control = must_fail_control(SCRIPTS)
+    control = must_fail_control(SCRIPTS, "python")
     assert "from shop.cart import total" in control
     assert "import shop.cart as cart" in control
     assert workshop.verdict(repository, control).outcome == "not fixed"
@@ -272,4 +274,4 @@ def test_a_candidate_that_makes_everything_pass_fails_the_control(workshop: Work
     env = workshop.environment({"shop/__init__.py": "", "shop/cart.py": lies})
     assert workshop.verdict(env, SCRIPTS[0].replace("total([1])", "total([1]) == 1")).outcome == "fixed", "it does lie"
     for scripts in (SCRIPTS, ["from shop.cart import *\nimport sys\nsys.exit(2)"]):
-        assert workshop.verdict(env, must_fail_control(scripts)).outcome == "fixed"
+        assert workshop.verdict(env, must_fail_control(scripts, "python")).outcome == "fixed"

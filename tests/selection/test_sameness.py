@@ -128,9 +128,11 @@ def test_contents_cannot_pass_for_another_file() -> None:
 
 
 def test_scripts_that_differ_in_layout_are_one_test() -> None:
-    assert same_script("import sys\n# fails\nsys.exit( 2 )") == same_script("import sys\n\n\nsys.exit(2)\n")
-    assert same_script("import sys\nsys.exit(0)") != same_script("import sys\nsys.exit(2)")
-    assert same_script("if a:\n  b()\nc()") != same_script("if a:\n  b()\n  c()")
+    assert same_script("import sys\n# fails\nsys.exit( 2 )", "python") == same_script(
+        "import sys\n\n\nsys.exit(2)\n", "python"
+    )
+    assert same_script("import sys\nsys.exit(0)", "python") != same_script("import sys\nsys.exit(2)", "python")
+    assert same_script("if a:\n  b()\nc()", "python") != same_script("if a:\n  b()\n  c()", "python")
 
 
 @pytest.mark.parametrize(
@@ -145,4 +147,4 @@ def test_scripts_that_differ_in_layout_are_one_test() -> None:
     ],
 )
 def test_a_script_that_cannot_be_parsed_stays_as_it_is(script: str) -> None:
-    assert same_script(script) == script
+    assert same_script(script, "python") == script
