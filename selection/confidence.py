@@ -101,6 +101,8 @@ class Calibration(Value):
         thresholds, each held to a Clopper–Pearson bound of its share of the error, so that having looked at several is paid
         for. It holds for issues like those it was fitted on, and as far as the whole fit is like those that judged them.
         """
+        if not self.judged:
+            return None
         ranked = sorted(self.judged)
         steps = ceil(log2(max(2, len(ranked))))
         low, high, best = 0, len(ranked) - 1, None
