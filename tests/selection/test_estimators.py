@@ -36,7 +36,14 @@ from runoff.selection.estimators.probabilities import (
     selective_accuracy,
 )
 from runoff.selection.estimators.resampling import bootstrap, part, resampled, within
-from runoff.selection.estimators.scores import auroc, best_at_k, coverage, pass_at_k, within_issue_auroc
+from runoff.selection.estimators.scores import (
+    auroc,
+    best_at_k,
+    best_over_issues,
+    coverage,
+    pass_at_k,
+    within_issue_auroc,
+)
 from runoff.selection.protocol import Entry, OutcomeTable
 
 often = settings(max_examples=100, deadline=None)
@@ -517,5 +524,9 @@ def test_each_step_of_the_front_has_a_price() -> None:
     assert [(point.name, price) for point, price in marginal(points)] == [("b", 0.5)]
 
 
-def test_coverage_over_issues_of_unequal_size() -> None:
+def test_each_issue_counts_once_however_many_candidates_it_has() -> None:
     assert coverage([[True, False], [False, False, False]], 2) == 0.5
+    assert best_over_issues([[(1.0, True), (0.0, False)], [(1.0, False), (0.0, True), (0.0, False)]], 2) == 0.5 + 1 / 12
+    for nothing in (coverage, best_over_issues):
+        with pytest.raises(ValueError, match="no issues"):
+            nothing([], 1)
