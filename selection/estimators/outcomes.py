@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 from pydantic import model_validator
 
@@ -36,6 +36,10 @@ class Graded(Value):
         if both := set(self.right) & set(self.made):
             raise ValueError(f"{self.issue}: {', '.join(sorted(both))} is proposed and made")
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Made anew: a plain copy would take what is cached below along, and answer for the rule before."""
+        return type(self).model_validate(self.model_dump() | dict(update or {}))
 
     @cached_property
     def mean(self) -> float:

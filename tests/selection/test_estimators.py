@@ -36,7 +36,14 @@ from runoff.selection.estimators.probabilities import (
     selective_accuracy,
 )
 from runoff.selection.estimators.resampling import bootstrap, part, resampled, within
-from runoff.selection.estimators.scores import auroc, best_at_k, coverage, pass_at_k, within_issue_auroc
+from runoff.selection.estimators.scores import (
+    auroc,
+    best_at_k,
+    best_over_issues,
+    coverage,
+    pass_at_k,
+    within_issue_auroc,
+)
 from runoff.selection.protocol import Entry, OutcomeTable
 
 often = settings(max_examples=100, deadline=None)
@@ -282,6 +289,12 @@ def test_a_bootstrap_holds_the_truth_about_as_often_as_it_says() -> None:
     assert 0.89 <= held / 200 <= 0.99
 
 
+def test_a_bootstrap_leaves_half_of_its_error_on_either_side() -> None:
+    """Of 100 issues, half of them resolved, the binomial's 2.5 % and 97.5 % quantiles are 40 and 60."""
+    found = bootstrap([0, 1] * 50, sum, draws=4000)
+    assert (found.low, found.high) == (pytest.approx(40, abs=1), pytest.approx(60, abs=1))
+
+
 def test_a_bootstrap_is_its_seed_and_counts_what_has_no_value() -> None:
     def second(drawn: Sequence[int]) -> float | None:
         return sum(drawn) / len(drawn) if sum(drawn) else None
@@ -356,7 +369,18 @@ def test_a_fused_patch_can_resolve_what_no_member_did() -> None:
     ]
     assert gap(found).oracle == 0.5, "the pool is judged by what was in it"
     assert gap(found).against_mean == 3
-    assert waterfall(found, {"1"}).resolved == 2
+    stages = waterfall(found, {"1"})
+    assert (stages.files_missed, stages.no_right_candidate, stages.not_selected, stages.resolved) == (0, 0, 0, 2)
+
+
+def test_the_same_issue_under_another_rule_is_judged_by_that_rule() -> None:
+    before = Graded(issue="1", right={"a": True, "b": False}, submitted=("b",))
+    assert gap([before]).selected == 0
+    after = before.model_copy(update={"submitted": ("a",)})
+    assert gap([after]).selected == 1
+    assert after.model_copy(update={"submitted": ("b",)}) == before
+    with pytest.raises(ValueError, match="no candidate"):
+        before.model_copy(update={"submitted": ("c",)})
 
 
 def test_what_is_no_candidate_cannot_be_submitted() -> None:
@@ -500,5 +524,9 @@ def test_each_step_of_the_front_has_a_price() -> None:
     assert [(point.name, price) for point, price in marginal(points)] == [("b", 0.5)]
 
 
-def test_coverage_over_issues_of_unequal_size() -> None:
+def test_each_issue_counts_once_however_many_candidates_it_has() -> None:
     assert coverage([[True, False], [False, False, False]], 2) == 0.5
+    assert best_over_issues([[(1.0, True), (0.0, False)], [(1.0, False), (0.0, True), (0.0, False)]], 2) == 0.5 + 1 / 12
+    for nothing in (coverage, best_over_issues):
+        with pytest.raises(ValueError, match="no issues"):
+            nothing([], 1)
