@@ -9,7 +9,6 @@ from typing import Literal
 
 from runoff.sandbox.protocol import Value
 from runoff.selection.estimators.probabilities import Judged, lower_bound
-from runoff.selection.estimators.resampling import part
 from runoff.selection.protocol import Entry, OutcomeTable, Ranking, Score
 from runoff.selection.scaling import behaviour
 
@@ -202,15 +201,15 @@ def stability(
     generated, repository = set(table.generated), set(table.repository)
     return Stability(
         winner=first,
-        generated=changes(table.generated, lambda test: winner(part(table, generated=generated - {test}))),
+        generated=changes(table.generated, lambda test: winner(table.part(generated=generated - {test}))),
         repository=changes(
             [test for test in table.repository if test in telling],
-            lambda test: winner(part(table, repository=repository - {test})),
+            lambda test: winner(table.part(repository=repository - {test})),
         ),
         candidates=changes(
             [one.id for one in entries if one.id != first],
             lambda name: winner(
-                part(table, entries=table.rows.keys() - {name}), [one for one in entries if one.id != name]
+                table.part(entries=table.rows.keys() - {name}), [one for one in entries if one.id != name]
             ),
         ),
     )

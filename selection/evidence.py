@@ -56,23 +56,4 @@ class Evidence(Value):
 
 def _restricted(table: OutcomeTable, entries: Collection[str], theirs: Callable[[str], bool]) -> OutcomeTable:
     same = {test: kept for test, all_of in table.same.items() if (kept := tuple(filter(theirs, all_of)))}
-    places = {f"{row}/{column}" for row in (*entries, "base") for column in (*same, "control", "repository")} | {"base"}
-    return table.model_copy(
-        update={
-            "generated": tuple(test for test in table.generated if test in same),
-            "same": same,
-            "base": {test: cell for test, cell in table.base.items() if test in same},
-            "rows": {
-                e: {t: cell for t, cell in row.items() if t in same} for e, row in table.rows.items() if e in entries
-            },
-            "control": {name: cell for name, cell in table.control.items() if name in entries},
-            "broken": {name: lost for name, lost in table.broken.items() if name in entries},
-            "reasons": {place: why for place, why in table.reasons.items() if place in places},
-            "authors": {
-                test: tuple(entry for entry in by if entry in entries)
-                for test, by in table.authors.items()
-                if test in same
-            },
-            "scripts": {test: text for test, text in table.scripts.items() if test in same or theirs(test)},
-        }
-    )
+    return table.model_copy(update={"same": same}).part(entries=entries, generated=same)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
 from runoff.agent.editing import Candidate
@@ -57,6 +57,47 @@ class OutcomeTable(Value):
     def row(self, entry: str) -> tuple[object, ...]:
         """How an entry behaves: entries of one row are indistinguishable by all that was run."""
         return (*(self.rows[entry][test] for test in self.generated), self.broken.get(entry), self.control[entry])
+
+    def part(
+        self,
+        *,
+        entries: Collection[str] | None = None,
+        generated: Collection[str] | None = None,
+        repository: Collection[str] | None = None,
+    ) -> OutcomeTable:
+        """Only these rows and columns, in the table's own order; None: all. A test that never voted goes with the others."""
+        rows = [name for name in self.rows if entries is None or name in entries]
+        tests = {test: 0 for test in self.base | self.same if generated is None or test in generated}
+        kept = tuple(test for test in self.repository if repository is None or test in repository)
+        places = {f"{row}/{column}" for row in (*rows, "base") for column in (*tests, "control", "repository")} | {
+            "base"
+        }
+        return self.model_copy(
+            update={
+                "generated": tuple(test for test in self.generated if test in tests),
+                "base": {test: cell for test, cell in self.base.items() if test in tests},
+                "rows": {row: {t: cell for t, cell in self.rows[row].items() if t in tests} for row in rows},
+                "control": {row: self.control[row] for row in rows if row in self.control},
+                "repository": kept,
+                "broken": {
+                    row: None if (lost := self.broken[row]) is None else tuple(test for test in lost if test in kept)
+                    for row in rows
+                    if row in self.broken
+                },
+                "reasons": {place: why for place, why in self.reasons.items() if place in places},
+                "same": {test: names for test, names in self.same.items() if test in tests},
+                "authors": {
+                    test: tuple(entry for entry in by if entry in rows)
+                    for test, by in self.authors.items()
+                    if test in tests
+                },
+                "scripts": {
+                    name: text
+                    for name, text in self.scripts.items()
+                    if name in tests or any(name in self.same.get(test, ()) for test in tests)
+                },
+            }
+        )
 
 
 class Score(Value):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from math import comb, fsum, sqrt
 from random import Random
 from typing import TypeVar
 
 from runoff.sandbox.protocol import Value
-from runoff.selection.protocol import Entry, OutcomeTable
 
 T = TypeVar("T")
 
@@ -34,7 +33,7 @@ def resampled(pools: Mapping[str, Sequence[str]], k: int, rule: Rule, *, draws: 
     """best@k of a rule whose choice depends on the set, by subsets of k trajectories without replacement.
 
     As CodeMonkeys draws its curves (arXiv 2501.14723): everything is decided within the subset, and the tests of trajectories
-    outside do not exist; `within` makes such a table. Where there are no more than `draws` subsets, all are taken and the
+    outside do not exist; `Evidence.among` makes it so. Where there are no more than `draws` subsets, all are taken and the
     value is exact. Each issue draws by its own name, so neither order nor company changes it.
     A choice by a model cannot be made anew: only what was run can be given here.
     Raises ValueError for an issue with fewer than k trajectories.
@@ -58,54 +57,6 @@ def resampled(pools: Mapping[str, Sequence[str]], k: int, rule: Rule, *, draws: 
         drawing=sqrt(fsum(variances)) / n,
         error=sqrt(_variance(list(means.values())) / n) if n > 1 else None,
         issues=means,
-    )
-
-
-def within(
-    table: OutcomeTable, entries: Sequence[Entry], trajectories: Collection[str], author: Callable[[str], str | None]
-) -> tuple[OutcomeTable, list[Entry]]:
-    """The table as if only these trajectories had been. `author`: of a candidate or a test → its trajectory; None: everyone's.
-
-    An entry stays while one of its proposers does, and loses the votes of the others; so does a test with several writers.
-    """
-
-    def there(names: Collection[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if (by := author(name)) is None or by in trajectories)
-
-    kept = [
-        entry.model_copy(update={"proposers": proposers}) for entry in entries if (proposers := there(entry.proposers))
-    ]
-    same = {test: there(table.same.get(test, (test,))) for test in table.generated}
-    tests = [test for test, writers in same.items() if writers]
-    found = part(table, entries=[entry.id for entry in kept], generated=tests)
-    return found.model_copy(update={"same": {test: same[test] for test in tests}}), kept
-
-
-def part(
-    table: OutcomeTable,
-    *,
-    entries: Collection[str] | None = None,
-    generated: Collection[str] | None = None,
-    repository: Collection[str] | None = None,
-) -> OutcomeTable:
-    """Only these rows and columns, in the table's own order; None: all."""
-    rows = [name for name in table.rows if entries is None or name in entries]
-    tests = tuple(test for test in table.generated if generated is None or test in generated)
-    regressions = tuple(test for test in table.repository if repository is None or test in repository)
-    broken = {name: table.broken[name] for name in rows if name in table.broken}
-    return table.model_copy(
-        update={
-            "generated": tests,
-            "base": {test: cell for test, cell in table.base.items() if test in tests or test not in table.generated},
-            "rows": {name: {test: table.rows[name][test] for test in tests} for name in rows},
-            "control": {name: table.control[name] for name in rows if name in table.control},
-            "repository": regressions,
-            "broken": {
-                name: None if lost is None else tuple(test for test in lost if test in regressions)
-                for name, lost in broken.items()
-            },
-            "same": {test: names for test, names in table.same.items() if test in tests},
-        }
     )
 
 

@@ -35,7 +35,7 @@ from runoff.selection.estimators.probabilities import (
     risks,
     selective_accuracy,
 )
-from runoff.selection.estimators.resampling import bootstrap, part, resampled, within
+from runoff.selection.estimators.resampling import bootstrap, resampled
 from runoff.selection.estimators.scores import (
     auroc,
     best_at_k,
@@ -44,6 +44,7 @@ from runoff.selection.estimators.scores import (
     pass_at_k,
     within_issue_auroc,
 )
+from runoff.selection.evidence import Evidence
 from runoff.selection.protocol import Entry, OutcomeTable
 
 often = settings(max_examples=100, deadline=None)
@@ -259,22 +260,24 @@ def entries() -> list[Entry]:
 
 
 def test_within_a_subset_the_others_tests_and_votes_do_not_exist() -> None:
-    found, left = within(table(), entries(), ["1", "3"], lambda name: name)
-    assert found.generated == ("1",)
-    assert found.rows == {"1": {"1": "pass"}, "3": {"1": "pass"}}
-    assert [(one.id, one.proposers) for one in left] == [("1", ("1",)), ("3", ("3",))]
-    assert found.same == {"1": ("1",)}, "and a script that another wrote too stays with who is left"
-    assert found.base == {"1": "fail", "9": "pass"}
+    evidence = Evidence(entries=tuple(entries()), table=table())
+    found = evidence.among(["1", "3"])
+    assert found.table
+    assert found.table.generated == ("1",)
+    assert found.table.rows == {"1": {"1": "pass"}, "3": {"1": "pass"}}
+    assert [(one.id, one.proposers) for one in found.entries] == [("1", ("1",)), ("3", ("3",))]
+    assert found.table.same == {"1": ("1",)}, "and a script that another wrote too stays with who is left"
+    assert found.table.base == {"1": "fail"}
 
-    found, left = within(table(), entries(), ["2"], lambda name: name)
-    assert (found.generated, [(one.id, one.proposers) for one in left]) == (("2",), [("1", ("2",))])
-    assert within(table(), entries(), [], lambda name: None) == (table(), entries()), "what is everyone's stays"
+    found = evidence.among(["2"])
+    assert found.table
+    assert (found.table.generated, [(one.id, one.proposers) for one in found.entries]) == (("2",), [("1", ("2",))])
 
 
 def test_a_part_of_a_table_keeps_what_could_not_be_told() -> None:
-    found = part(table(), repository=["s"])
+    found = table().part(repository=["s"])
     assert (found.repository, found.broken) == (("s",), {"1": (), "3": None})
-    assert part(table()) == table()
+    assert table().part() == table()
 
 
 def test_a_bootstrap_holds_the_truth_about_as_often_as_it_says() -> None:
