@@ -248,6 +248,11 @@ def elect(**given: Any) -> None:
 @click.option("--rule", "rules", multiple=True, metavar="NAME", help="A ranking, or several.  [default: all of them]")
 @click.option("--first", type=click.IntRange(min=1), metavar="K", help="With the first K trajectories or agents alone.")
 @click.option("--draw", type=int, metavar="SEED", help="With K drawn by this seed, rather than the first.")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help='Measure the rules: a .jsonl of {"instance_id", "agent" or "candidate", "resolved"}. Nothing that decides reads it.',
+)
 @click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
 def replay(**given: Any) -> None:
     """Decide a stored RUN again by other rules, or with fewer trajectories. Asks no model, executes nothing.
@@ -255,6 +260,7 @@ def replay(**given: Any) -> None:
     \b
     runoff replay runs/click
     runoff replay runs/click --rule r2e --rule codemonkeys --first 4
+    runoff replay runs/elect-verified --labels labels.jsonl
     """
     from runoff.replay import replay_command
 

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from pydantic import TypeAdapter
 
+from runoff import measure
 from runoff.agent import log
 from runoff.agent.step import Ended
 from runoff.recipe import Recipe
@@ -69,29 +70,44 @@ class Stored:
         return decided(ranked, ended) if ended else ranked
 
 
-def replay_command(run: Path, rules: Sequence[str], first: int | None, draw: int | None, as_json: bool) -> int:
-    """A line an instance, a column a rule. Raises BadRun, UnknownRanking."""
+def replay_command(
+    run: Path, rules: Sequence[str], first: int | None, draw: int | None, labels: Path | None, as_json: bool
+) -> int:
+    """A line an instance and rule; with labels a line a rule: what it resolves. Raises BadRun, UnknownRanking."""
     stored = Stored(run)
     if not stored.evidence:
         raise BadRun(f"{run} has come to no selection yet: there is nothing to decide again")
     recipes = {"as run": stored.recipe} | {
         rule: stored.recipe.model_copy(update={"ranking": rule}) for rule in (rules or RANKINGS)
     }
-    found: list[dict[str, Any]] = []
-    for name, whole in stored.evidence.items():
-        evidence = _subset(whole, first, draw)
-        chosen = {}
-        for rule, recipe in recipes.items():
-            selection = stored.decide(name, evidence, recipe) if rule == "as run" else rank(evidence, recipe)
-            chosen[rule] = selection.chosen
-        members = evidence.members()
-        found.append({"instance": name, "members": len(members), "candidates": len(evidence.entries), "chosen": chosen})
+    evidence = {name: _subset(whole, first, draw) for name, whole in stored.evidence.items()}
+    chosen = {
+        rule: {
+            name: stored.decide(name, one, recipe) if rule == "as run" else rank(one, recipe)
+            for name, one in evidence.items()
+        }
+        for rule, recipe in recipes.items()
+    }
+    if labels:  # opened when everything is decided
+        known = measure.read_labels(labels)
+        rows = [measure.measured(rule, evidence, selections, known) for rule, selections in chosen.items()]
+        click.echo(json.dumps([row.model_dump() for row in rows], indent=1) if as_json else measure.table(rows))
+        return 0
+    found = [
+        {
+            "instance": name,
+            "members": len(one.members()),
+            "candidates": len(one.entries),
+            "chosen": {rule: selections[name].chosen for rule, selections in chosen.items()},
+        }
+        for name, one in evidence.items()
+    ]
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return 0
     for row in found:
         click.echo(f"{row['instance']}: {row['candidates']} distinct candidates of {row['members']}")
-        for rule, choice in row["chosen"].items():
+        for rule, choice in row["chosen"].items():  # type: ignore[attr-defined]
             click.echo(f"  {rule:12} {choice or 'none'}")
     return 0
 

@@ -106,6 +106,24 @@ def test_replay_decides_by_any_rule_and_as_if_only_some_had_been_there(
     assert "no ranking is called 'best'" in done.stderr
 
 
+def test_rules_are_measured_by_labels_that_nothing_else_reads(tmp_path: Path, states: Path, pool: Path) -> None:
+    (tmp_path / "check.py").write_text(CHECK)
+    out, labels = tmp_path / "out", tmp_path / "labels.jsonl"
+    options = ("--repo", make(tmp_path / "project"), "--issue", ISSUE, "--tests", tmp_path / "check.py")
+    elect(pool, *options, states=states, out=out)
+    right = {"one": True, "two": True, "three": False, "four": False, "five": False, "six": True}
+    rows = [{"instance_id": "project", "agent": name, "resolved": label} for name, label in right.items()]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = json.loads(runoff("replay", out, "--labels", labels, "--json").stdout)
+    assert {row["rule"]: row["selected"] for row in said}["as run"] == 1
+    assert all((row["mean"], row["oracle"], row["contested"]) == (0.4, 1, 1) for row in said)
+    assert "gap to the mean" in runoff("replay", out, "--labels", labels).stdout
+    labels.write_text("{}\n")
+    done = runoff("replay", out, "--labels", labels)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "labels.jsonl, line 1: not a label" in done.stderr
+
+
 def test_verify_tells_a_view_that_was_changed(tmp_path: Path, states: Path, pool: Path) -> None:
     out = tmp_path / "out"
     elect(pool, "--repo", make(tmp_path / "project"), "--issue", ISSUE, states=states, out=out)
