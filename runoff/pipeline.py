@@ -168,7 +168,14 @@ async def _samples(
 async def _sample(
     world: World, n: int, shared: Message, tree: Tree, environment: Environment, recipe: Recipe, models: Models
 ) -> Sample:
-    recipe = recipe.heated(n)
+    names = [f"{kind}-{n}" for kind in ("testing", "editing", "shell", "tools")]
+    async with world.starts.turn(world.instance, names, n, recipe.calls(n), world.budget, world.reserve):
+        return await _begun(world, n, shared, tree, environment, recipe.heated(n), models)
+
+
+async def _begun(
+    world: World, n: int, shared: Message, tree: Tree, environment: Environment, recipe: Recipe, models: Models
+) -> Sample:
     editor = dealt(models["editor"].splitlines(), n)
     if recipe.strategy(n) == "shell":
         edit = await trajectory(
