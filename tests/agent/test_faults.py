@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import os
 import time
@@ -15,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import pytest
 
+from runoff.agent import providers
 from runoff.agent.budget import Budget, Prices
 from runoff.agent.client import LiteLLM, _messages
 from runoff.agent.faulty import TRANSIENT, Fault, Faulty, seeded
@@ -103,13 +105,13 @@ class Life:
         self.dearest = 0.0
 
     async def run(self) -> Counter[str]:
-        # One in four has its answers streamed, which costs most of the processor's time.
-        clients = [Client(self.server, budget=self.budget, stall=stall) for stall in (3, None, None, None)]
+        # One issue in six has its answers streamed, which costs most of the processor's time.
+        clients = [Client(self.server, budget=self.budget, stall=stall) for stall in (3, *[None] * 5)]
         worlds: list[World] = []
         for number in range(self.instances):
             log = Log(self.place / f"{number}.jsonl")
             budget = Budget(within=self.budget)
-            worlds.append(World(log, f"issue-{number}", clients[number % 4], None, budget))  # type: ignore[arg-type]
+            worlds.append(World(log, f"issue-{number}", clients[number % 6], None, budget))  # type: ignore[arg-type]
             worlds[-1].count_back()
         counted = self.budget.spent_money
         recorded = math.fsum(_money(line) for world in worlds for line in world.log.ledger)
@@ -153,6 +155,8 @@ class Figures(NamedTuple):
 def share(calls: int, seed: int, place: Path) -> Figures:
     """A run of so many calls against a server of its own; what must hold of it is asserted here."""
     os.environ["OPENAI_API_KEY"] = "none-that-counts"
+    providers.litellm()
+    gc.freeze()  # what litellm brings along would be looked through at each collection, for a sixth of the time
     instances = calls // (TURNS * TRAJECTORIES)
     cap = 0.0008 * calls  # about a third of what it will take
     # More faults in a row than a call has attempts now and then: some calls fail, and are made again in a later life.
