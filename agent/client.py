@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 import time
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from runoff.agent import providers, tools
 from runoff.agent.budget import Budget, Prices, estimated
 from runoff.agent.pace import Gate, Minute, Rate, Warmth
+from runoff.agent.patience import Patience
 from runoff.agent.protocol import (
     Bill,
     Call,
@@ -29,6 +31,7 @@ from runoff.agent.protocol import (
     ToolCall,
     Usage,
 )
+from runoff.agent.together import Together, divided
 
 LONGEST_WAIT = 120.0
 """Seconds between two attempts, whatever the provider asks for."""
@@ -43,7 +46,9 @@ class LiteLLM:
     `timeout` is in seconds of a whole call. `stall` seconds without a further piece end an answer that has begun (None:
     answers come in one piece; so they do where log-probs are asked for, which not every provider streams).
     `rates` are by provider, that of "" is for all others. `native_tools`: whether models take tools, None if litellm is
-    to say; for those that do not, tools are described in the prompt, and calls read from the text.
+    to say; for those that do not, tools are described in the prompt, and calls read from the text. `several`: whether
+    calls that ask the same are answered by one request for as many samples, in one piece; None: where litellm knows the
+    model and that its provider takes `n`. Where fewer come back, the others are asked for one by one.
     """
 
     def __init__(
@@ -57,13 +62,16 @@ class LiteLLM:
         rates: Mapping[str, Rate] = {},
         stall: float | None = None,
         native_tools: bool | None = None,
+        several: bool | None = None,
         prices: Mapping[str, Prices] = {},
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        patience: Callable[[float | None], Patience] = Patience,
     ) -> None:
         self.budget = budget or Budget()
         self.api_base, self.timeout, self.attempts, self.stop = api_base, timeout, attempts, stop
         self.rates, self.stall, self.native_tools, self.prices = rates, stall, native_tools, prices
-        self._sleep = sleep
+        self.several, self._sleep, self._patience = several, sleep, patience
+        self._together, self._one_each = Together(), set[str]()
         self._endpoints: dict[str, _Endpoint] = {}
         self._answered = set[str]()
 
@@ -79,32 +87,46 @@ class LiteLLM:
         return self.prices.get(model) or providers.listed_price(model)
 
     async def ask(self, call: Call) -> Reply:
+        self._refuse(call.request.model)
+        while self._gives_several(call.request.model):
+            if (reply := await self._together.ask(call, self._ask)) is not None:
+                return reply
+        return (await self._ask(call))[0]
+
+    async def _ask(self, call: Call, others: Callable[[], list[Call]] = list) -> list[Reply]:
+        """An answer to a call; and to each of the others, which ask the same, so far as the provider gave as many."""
         from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
         from tenacity.wait import wait_exponential_jitter
 
         request = call.request
-        self._refuse(request.model)
         lost = _Lost()
         backoff = wait_exponential_jitter(initial=1, max=60, jitter=1)
+        endpoint = self._endpoint(request.model)
+        told = _Transient("")
 
         def wait(state: RetryCallState) -> float:
+            nonlocal told
             error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after if isinstance(error, _Transient) else 0.0
-            return min(max(asked, backoff(state)), LONGEST_WAIT)
+            told = error if isinstance(error, _Transient) else told
+            return min(max(told.retry_after, backoff(state)), LONGEST_WAIT)
+
+        async def pause(seconds: float) -> None:
+            """What the endpoint said to one call is said to all that would ask it."""
+            with endpoint.gate.shut() if told.status == 429 or told.retry_after else contextlib.nullcontext():
+                await self._pause(seconds)
 
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_Transient),
             stop=stop_after_attempt(self.attempts),
             wait=wait,
-            sleep=self._pause,
+            sleep=pause,
             reraise=True,
         )
-        endpoint = self._endpoint(request.model)
         failure: ModelError
         # A call keeps its place while it waits to try again: an endpoint in trouble is not asked by ever more calls.
         async with endpoint.warmth.turn(request.model, request.conversation) as begun, endpoint.gate.place():
             try:
-                reply: Reply = await retrying(self._attempt, call, endpoint, lost, begun)
+                replies: list[Reply] = await retrying(self._attempt, call, others, endpoint, lost, begun)
             except _Transient as error:
                 times = "once" if self.attempts == 1 else f"{self.attempts} times"
                 failure = ModelUnreachable(
@@ -114,7 +136,7 @@ class LiteLLM:
                 failure = error
             else:
                 self._answered.add(request.model)
-                return lost.added(reply) or reply
+                return [lost.added(replies[0]) or replies[0], *replies[1:]]
         failure.spent = lost.added(None)
         raise failure
 
@@ -129,90 +151,125 @@ class LiteLLM:
             self._endpoints[name] = _Endpoint(Gate(rate.at_once), Minute(rate, self._pause), Warmth())
         return self._endpoints[name]
 
-    async def _attempt(self, call: Call, endpoint: _Endpoint, lost: _Lost, begun: Callable[[], None]) -> Reply:
+    async def _attempt(
+        self, call: Call, others: Callable[[], list[Call]], endpoint: _Endpoint, lost: _Lost, begun: Callable[[], None]
+    ) -> list[Reply]:
         request = call.request
+        await endpoint.gate.open()
         counted = await endpoint.minute.admit(estimated(request.conversation, "").input)
+        await endpoint.gate.open()
         if self.stop and self.stop.is_set():
             raise Stopping("stopped by the user")
         self.budget.check()
         call.check()
+        samples = 1 + len(others()) if self._gives_several(request.model) else 1
         began = time.monotonic()
         heard = _Heard()
         failure: Exception
         try:
             # Of the whole call: litellm's own begins anew with every byte, and some providers send blanks while they think.
-            async with asyncio.timeout(self.timeout):
-                reply = await self._answer(request, heard, begun)
+            async with self._patience(self.timeout):
+                replies = await self._answer(request, heard, begun, samples)
         except Exception as error:
             failure = self._failure(request.model, error)
             if heard.billed:
-                usage, price = estimated(request.conversation, "".join(heard.billed)), self.price_of(request.model)
-                lost.cut.append(Bill(usage=usage, cost=price.of(usage) if price else None))
+                lost.cut.append(self._estimate(request, heard))
+            if samples > 1 and int(getattr(error, "status_code", None) or 0) in (400, 422):
+                self._one_each.add(request.model)  # it may be that alone which it refuses
+                failure = _Transient(str(failure))
         else:
-            counted(reply.usage.input + reply.usage.output)
-            if reply.text.strip() or reply.calls:
-                endpoint.gate.widen()
-                return reply
-            lost.empty.append(reply)
-            more = "; it used up max_tokens before it said anything" if reply.finish == "length" else ""
-            failure = _Transient(f"an empty reply (finish: {reply.finish}){more}")
+            counted(sum(reply.usage.input + reply.usage.output for reply in replies))
+            if heard.uncounted:
+                lost.cut.append(self._estimate(request, heard))
+                replies = [replies[0].model_copy(update={"usage": Usage(), "cost": 0.0})]
+            if len(replies) < samples:
+                self._one_each.add(request.model)
+            said = [reply for reply in replies if reply.text.strip() or reply.calls]
+            lost.empty += [reply for reply in replies if reply not in said]
+            if said:
+                endpoint.gate.widen(began)
+                return said
+            finish = replies[0].finish
+            more = "; it used up max_tokens before it said anything" if finish == "length" else ""
+            failure = _Transient(f"an empty reply (finish: {finish}){more}")
         if isinstance(failure, _Transient) and failure.status == 429:
             endpoint.gate.narrow(began)
         # Raised out of the handler, so that no traceback goes on to litellm's error, where a key might be.
         raise failure
 
-    async def _answer(self, request: Request, heard: _Heard, begun: Callable[[], None]) -> Reply:
+    def _estimate(self, request: Request, heard: _Heard) -> Bill:
+        usage, price = estimated(request.conversation, "".join(heard.billed)), self.price_of(request.model)
+        return Bill(usage=usage, cost=price.of(usage) if price else None)
+
+    async def _answer(
+        self, request: Request, heard: _Heard, begun: Callable[[], None], samples: int = 1
+    ) -> list[Reply]:
         arguments = self._arguments(request)
-        if self.stall is None or request.sampling.logprobs is not None:
-            response = await providers.litellm().acompletion(**arguments)
+        if self.stall is None or request.sampling.logprobs is not None or samples > 1:
+            several = {"n": samples} if samples > 1 else {}
+            response = await providers.litellm().acompletion(**arguments, **several)
             begun()
             if not response.choices:
                 raise ValueError("a body that holds no reply")
-            choice = response.choices[0]
-            calls = [
-                (call.id or "", call.function.name or "", call.function.arguments)
-                for call in choice.message.tool_calls or ()
-            ]
-            return self._reply(
-                request,
-                choice.message.content or "",
-                calls,
-                finish=choice.finish_reason,
-                counted=getattr(response, "usage", None),
-                logprobs=getattr(choice, "logprobs", None),
-            )
+            counted = getattr(response, "usage", None)
+            replies = [self._chosen(request, choice, counted) for choice in response.choices[:samples]]
+            if len(replies) == 1:
+                return replies
+            price = self.price_of(request.model)
+            return divided(replies, _whole(replies, counted), replies[0].cost, price and price.output)
         stream = await providers.litellm().acompletion(**arguments, stream=True, stream_options={"include_usage": True})
-        pieces, wait, counted = aiter(stream), None, None
         try:
-            while True:
-                try:
-                    async with asyncio.timeout(wait):
-                        piece = await anext(pieces)
-                except StopAsyncIteration:
-                    break
-                except TimeoutError:
-                    raise _Stalled(f"the answer stalled: nothing came for {self.stall:g} s") from None
-                counted = getattr(piece, "usage", None) or counted
-                for choice in piece.choices[:1]:
-                    heard.take(choice)
-                if heard.billed:
-                    begun()
-                    wait = self.stall
+            await self._hear(stream, heard, begun)
+        except Exception:
+            # Behind its end only the count may be missing: what is whole is not asked for, and paid for, again.
+            if stream.received_finish_reason is None:
+                raise
+            heard.finish, heard.uncounted = stream.received_finish_reason, heard.counted is None
         finally:
-            await stream.aclose()
+            with contextlib.suppress(Exception):
+                await stream.aclose()
         # Where the provider sent none, litellm makes up an end and a usage.
         reported = any(getattr(piece, "usage", None) for piece in stream.chunks)
         if not reported and not heard.billed:
             raise ValueError("a body that holds no reply")
         calls = [(id_, name, arguments) for id_, name, arguments in heard.calls.values()]
+        counted = heard.counted if reported else None
+        return [self._reply(request, "".join(heard.text), calls, finish=heard.finish, counted=counted, logprobs=None)]
+
+    def _chosen(self, request: Request, choice: Any, counted: Any) -> Reply:
+        calls = [
+            (call.id or "", call.function.name or "", call.function.arguments)
+            for call in choice.message.tool_calls or ()
+        ]
         return self._reply(
             request,
-            "".join(heard.text),
+            choice.message.content or "",
             calls,
-            finish=heard.finish,
-            counted=counted if reported else None,
-            logprobs=None,
+            finish=choice.finish_reason,
+            counted=counted,
+            logprobs=getattr(choice, "logprobs", None),
         )
+
+    def _gives_several(self, model: str) -> bool:
+        if self.several is None and self.api_base:  # of a server of one's own nobody knows
+            return False
+        takes = providers.takes_n(model) if self.several is None else self.several
+        return takes and model not in self._one_each
+
+    async def _hear(self, stream: Any, heard: _Heard, begun: Callable[[], None]) -> None:
+        """Take in an answer as it comes. Raises _Stalled if it has begun and does not go on."""
+        async for piece in stream:
+            heard.take(piece)
+            if heard.billed:
+                begun()
+                break
+        try:
+            async with self._patience(self.stall) as patience:
+                async for piece in stream:
+                    patience.renew()
+                    heard.take(piece)
+        except TimeoutError:
+            raise _Stalled(f"the answer stalled: nothing came for {self.stall:g} s") from None
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling
@@ -230,10 +287,11 @@ class LiteLLM:
             arguments["api_base"] = self.api_base
             if providers.keyless(request.model) and providers.missing_keys(request.model):
                 arguments["api_key"] = "none"  # the user's own server: litellm refuses to send nothing at all
-        if sampling.temperature is not None:
+        # What is thought counts as generated, and who thinks by a number of tokens takes no temperature.
+        if sampling.temperature is not None and sampling.thinking is None:
             arguments["temperature"] = sampling.temperature
         if sampling.max_tokens is not None:
-            arguments["max_tokens"] = sampling.max_tokens
+            arguments["max_tokens"] = sampling.max_tokens + (sampling.thinking or 0)
         if sampling.logprobs is not None:
             arguments |= {"logprobs": True, "top_logprobs": sampling.logprobs}
         if sampling.effort is not None:
@@ -371,8 +429,16 @@ class _Heard:
         self.billed: list[str] = []
         """All that was generated: text, arguments, and thinking that is not part of the reply."""
         self.finish: str | None = None
+        self.counted: Any = None
+        self.uncounted = False
+        """Whether all of it has come but for what it took."""
 
-    def take(self, choice: Any) -> None:
+    def take(self, piece: Any) -> None:
+        self.counted = getattr(piece, "usage", None) or self.counted
+        for choice in piece.choices[:1]:
+            self._take(choice)
+
+    def _take(self, choice: Any) -> None:
         delta = choice.delta
         self.text.append(delta.content or "")
         said = [delta.content, getattr(delta, "reasoning_content", None)]
@@ -411,6 +477,14 @@ def _sum(bills: list[Bill]) -> Bill | None:
     costs = [bill.cost for bill in bills if bill.cost is not None]
     usage = sum((bill.usage for bill in bills), Usage())
     return Bill(usage=usage, cost=sum(costs) if len(costs) == len(bills) else None) if bills else None
+
+
+def _whole(replies: Sequence[Reply], counted: Any) -> Usage:
+    """What all samples of one request took: each says it of all, unless nobody counted and each was estimated alone."""
+    known = _usage(counted)
+    if known.input + known.output:
+        return known
+    return replies[0].usage.model_copy(update={"output": sum(reply.usage.output for reply in replies)})
 
 
 def _usage(counted: Any) -> Usage:

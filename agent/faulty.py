@@ -6,6 +6,7 @@ import enum
 import hashlib
 import json
 import random
+import select
 import socket
 import struct
 import threading
@@ -19,7 +20,8 @@ from runoff.agent.tools import native_calls
 
 
 class Fault(enum.StrEnum):
-    """How a request to `Faulty` goes wrong. All but the last three may go well the next time."""
+    """How a request to `Faulty` goes wrong. All but the last four may go well the next time; the last one is none, if it
+    streams: what has come is the answer, though nobody says what it took."""
 
     LIMITED = "429"
     LIMITED_UNTIL = "429 with Retry-After"
@@ -35,9 +37,10 @@ class Fault(enum.StrEnum):
     KEY = "401"
     UNKNOWN = "404"
     TOO_LONG = "400: the context is too small"
+    OPEN = "a whole answer, and the connection stays open without a word"
 
 
-TRANSIENT = tuple(Fault)[:-3]
+TRANSIENT = tuple(Fault)[:-4]
 Schedule = Callable[[str, int], Fault | None]
 """What goes wrong with the nth request (from 0) for a conversation, given its digest; None: nothing."""
 
@@ -78,10 +81,13 @@ class Faulty:
         *,
         retry_after: str = "1",
         latency: float = 0.0,
+        samples: int = 1,
     ) -> None:
         self.retry_after = retry_after
         """The header's value: seconds, or an HTTP date."""
         self.latency = latency
+        self.samples = samples
+        """What a request gets at most, whatever `n` it asks for; each is asked of `answer`."""
         self.requests: list[dict[str, Any]] = []
         """The body of each request, in the order they arrived."""
         self.faults = Counter[Fault]()
@@ -92,7 +98,13 @@ class Faulty:
         self.billed: list[Usage] = []
         """Of each reply that was sent whole, the empty ones too."""
         self.lost: list[Usage] = []
-        """Of replies that were generated and never read, since the body was cut: a client cannot know of these."""
+        """Of replies that broke off on their way, as far as they had come."""
+        self.uncounted: list[Usage] = []
+        """Of replies that were sent whole but for the count of what they took."""
+        self.unread: list[Usage] = []
+        """Of replies in one piece whose body was cut: a client cannot know of these."""
+        self.silent: Callable[[str], None] = lambda digest: None
+        """Told when an answer stops coming (STALL, DRIP, OPEN), with the digest of its conversation, from a thread."""
         self._schedule, self._answer = schedule, answer
         self._attempts = Counter[str]()
         self._seen = set[str]()
@@ -103,6 +115,11 @@ class Faulty:
     @property
     def api_base(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    @staticmethod
+    def digest(messages: Messages) -> str:
+        """What a conversation is called here."""
+        return _digests(messages)[-1]
 
     def __enter__(self) -> Faulty:
         self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"faulty": self}))
@@ -131,7 +148,7 @@ class Faulty:
                 self._at_once -= 1
 
     def _next(self, body: dict[str, Any]) -> Fault | None:
-        digest = _digests(body["messages"])[-1]
+        digest = self.digest(body["messages"])
         attempt, self._attempts[digest] = self._attempts[digest], self._attempts[digest] + 1
         place = len(self.requests)
         self.requests.append(body)
@@ -155,15 +172,13 @@ class Faulty:
                 said = "request (5004 tokens) exceeds the available context size (4096 tokens), try increasing it"
                 handler.send(400, _refusal(said, "exceed_context_size_error"))
             case Fault.STALL:
-                self._closing.wait()
-            case Fault.DRIP if body.get("stream"):
-                self._reply(handler, body, self._answer(body["messages"]), whole=False)
-                while not self._closing.wait(0.05):
-                    handler.piece(b": blank\n\n")
-            case Fault.DRIP:
+                self._fall_silent(handler, body)
+            case Fault.DRIP | Fault.OPEN if body.get("stream"):
+                self._reply(handler, body, self._answer(body["messages"]), whole=fault is Fault.OPEN, ended=False)
+                self._fall_silent(handler, body, b": blank\n\n" if fault is Fault.DRIP else b"")
+            case Fault.DRIP | Fault.OPEN:
                 handler.send(200, b" " * 10_000, whole=False)
-                while not self._closing.wait(0.05):
-                    handler.wfile.write(b" ")
+                self._fall_silent(handler, body, b" ")
             case Fault.RESET:
                 handler.reset()
             case Fault.CUT:
@@ -176,13 +191,26 @@ class Faulty:
             case Fault.WRONG:
                 handler.send(200, b'{"object": "chat.completion", "choices": [], "hello": "world"}')
 
-    def _reply(self, handler: _Handler, body: dict[str, Any], answer: str | Reply, whole: bool = True) -> None:
-        reply = answer if isinstance(answer, Reply) else Reply(text=answer)
+    def _fall_silent(self, handler: _Handler, body: dict[str, Any], drip: bytes = b"") -> None:
+        """Say no more, or nothing that means anything, until the client hangs up."""
+        self.silent(self.digest(body["messages"]))
+        while not self._closing.wait(0.05) and not handler.hung_up():
+            if drip and body.get("stream"):
+                handler.piece(drip)
+            else:
+                handler.wfile.write(drip)
+
+    def _reply(
+        self, handler: _Handler, body: dict[str, Any], answer: str | Reply, whole: bool = True, ended: bool = True
+    ) -> None:
+        reply = _as_reply(answer)
         words = reply.text.split(" ")
         streams = bool(body.get("stream"))
         if streams and not whole:
             words, reply = words[: (len(words) + 1) // 2], Reply(text=" ".join(words[: (len(words) + 1) // 2]))
-        usage = self._count(body["messages"], reply)
+        asked = min(int(body.get("n") or 1), self.samples) if whole and answer and not streams else 1
+        more = [_as_reply(self._answer(body["messages"])) for _ in range(asked - 1)]
+        usage = self._count(body["messages"], [reply, *more])
         billed = {
             "prompt_tokens": usage.input,
             "completion_tokens": usage.output,
@@ -192,48 +220,39 @@ class Faulty:
         finish = "tool_calls" if reply.calls else "stop"
         raw: dict[str, Any] = {"id": f"chatcmpl-{len(self.requests)}", "created": 0, "model": body["model"]}
         with self._lock:
-            (self.billed if whole else self.lost).append(usage)
+            kept = self.lost if streams else self.unread
+            (kept if not whole else self.billed if ended else self.uncounted).append(usage)
         if streams:
             calls = [call | {"index": place} for place, call in enumerate(native_calls(reply.calls))]
             deltas: list[dict[str, Any]]
             deltas = [{"content": (" " if place else "") + word} for place, word in enumerate(words) if reply.text]
             deltas += [{"tool_calls": [call]} for call in calls]
-            choices = [
-                [{"index": 0, "delta": {"role": "assistant"} | delta, "finish_reason": None}] for delta in deltas
-            ]
+            begun = [[{"index": 0, "delta": {"role": "assistant"} | delta, "finish_reason": None}] for delta in deltas]
             ends: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}]
-            ends.append({"choices": [], "usage": billed})
+            ends += [{"choices": [], "usage": billed}] if ended else []
             handler.begin("text/event-stream")
-            pieces: list[dict[str, Any]] = [{"choices": choice} for choice in choices]
+            pieces: list[dict[str, Any]] = [{"choices": choice} for choice in begun]
             for piece in pieces + (ends if whole else []):
                 handler.piece(
                     b"data: " + json.dumps(raw | {"object": "chat.completion.chunk"} | piece).encode() + b"\n\n"
                 )
-            if whole:
+            if whole and ended:
                 handler.piece(b"data: [DONE]\n\n")
                 handler.piece(b"")
             return
-        said = [{"token": word, "logprob": -0.1, "top_logprobs": [{"token": word, "logprob": -0.1}]} for word in words]
-        message: dict[str, Any] = {"role": "assistant", "content": reply.text}
-        if reply.calls:
-            message["tool_calls"] = native_calls(reply.calls)
-        choice = {
-            "index": 0,
-            "finish_reason": finish,
-            "message": message,
-            "logprobs": {"content": said} if body.get("logprobs") and reply.text else None,
-        }
-        raw |= {"object": "chat.completion", "choices": [choice], "usage": billed}
+        choices = [_choice(place, each, bool(body.get("logprobs"))) for place, each in enumerate([reply, *more])]
+        raw |= {"object": "chat.completion", "choices": choices, "usage": billed}
         handler.send(200, json.dumps(raw).encode(), whole=whole)
 
-    def _count(self, messages: Messages, reply: Reply) -> Usage:
+    def _count(self, messages: Messages, replies: Sequence[Reply]) -> Usage:
         sizes = [len(_text(message)) // 4 + 4 for message in messages]
         digests = _digests(messages)
         with self._lock:
             known = [place + 1 for place, digest in enumerate(digests) if digest in self._seen]
             self._seen.update(digests)
-        said = len(reply.text) + sum(len(call.arguments) for call in reply.calls)
-        return Usage(input=sum(sizes), cached=sum(sizes[: max(known, default=0)]), output=said // 4 + 1)
+        said = [len(reply.text) + sum(len(call.arguments) for call in reply.calls) for reply in replies]
+        output = sum(size // 4 + 1 for size in said)
+        return Usage(input=sum(sizes), cached=sum(sizes[: max(known, default=0)]), output=output)
 
 
 class _Server(ThreadingHTTPServer):
@@ -274,6 +293,11 @@ class _Handler(BaseHTTPRequestHandler):
     def piece(self, data: bytes) -> None:
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
 
+    def hung_up(self) -> bool:
+        """Whether the client has closed the connection."""
+        readable, _, _ = select.select([self.connection], [], [], 0)
+        return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
+
     def reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.rfile.close()
@@ -283,6 +307,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
+
+
+def _as_reply(answer: str | Reply) -> Reply:
+    return answer if isinstance(answer, Reply) else Reply(text=answer)
+
+
+def _choice(place: int, reply: Reply, logprobs: bool) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text}
+    if reply.calls:
+        message["tool_calls"] = native_calls(reply.calls)
+    words = reply.text.split(" ")
+    said = [{"token": word, "logprob": -0.1, "top_logprobs": [{"token": word, "logprob": -0.1}]} for word in words]
+    return {
+        "index": place,
+        "finish_reason": "tool_calls" if reply.calls else "stop",
+        "message": message,
+        "logprobs": {"content": said} if logprobs and reply.text else None,
+    }
 
 
 def _refusal(said: str, kind: str = "injected") -> bytes:

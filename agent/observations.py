@@ -10,14 +10,16 @@ All of it is made from replies and executions on record, so a resumed trajectory
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from runoff.agent import providers
-from runoff.agent.protocol import ContextOverflow, Message, Request, Sampling, Tool, observed
+from runoff.agent.protocol import ContextOverflow, Message, Request, Sampling, Tool, ToolCall, observed
 from runoff.agent.step import Answer, Run, Step
-from runoff.agent.tokenizers import tokens
+from runoff.agent.tokenizers import counter, tokens
 from runoff.agent.verdict import capped
 from runoff.sandbox.protocol import Execution, Limits, State, Value
 
@@ -27,9 +29,9 @@ UNKNOWN_WINDOW = 64_000
 _SMALL = 8_000
 """Tokens that fit any model: the window of a conversation no longer than this is not looked up."""
 _HEAD = 300
-"""Characters left of a folded observation."""
+"""Characters left of what is folded."""
 _FRESH = 3
-"""Answers whose observations are never folded."""
+"""Answers that are never folded, with their observations."""
 
 
 class AgentRecipe(Value):
@@ -139,11 +141,39 @@ class _Heard(NamedTuple):
         return observed(f"{plain[:_HEAD]}\n[… {left} more characters were shown here; they are folded away now]\n")
 
 
+def _said(text: str) -> str:
+    """A folded answer."""
+    if len(text) <= _HEAD + 100:
+        return text
+    return f"{text[:_HEAD]}\n[… {len(text) - _HEAD} more characters of this answer are folded away now]\n"
+
+
+def _asked(call: ToolCall) -> ToolCall:
+    """A folded call. Its arguments stay JSON, which providers insist on: long texts in them are folded one by one."""
+    if len(call.arguments) <= _HEAD + 100:
+        return call
+    try:
+        given = json.loads(call.arguments, strict=False)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        given = {"folded": call.arguments}
+    short = {
+        name: f"{value[:_HEAD]} [… {len(value) - _HEAD} more characters are folded away now]"
+        if isinstance(value, str) and len(value) > _HEAD + 100
+        else value
+        for name, value in given.items()
+    }
+    return call.model_copy(update={"arguments": json.dumps(short)})
+
+
 class View:
-    """A conversation as the model is shown it: whole, until it no longer fits; then old observations by their heads.
+    """A conversation as the model is shown it: whole, until it no longer fits; then old observations by their heads, and
+    if that is not enough, old answers and the arguments of their calls.
 
     It is folded rarely and far, to half of the room, so that the prompts between two foldings begin alike and are
-    cached. The opening (system message, issue, task) and the last results are never folded.
+    cached. The opening (system message, issue, task) and the last answers with their results are never folded. Tokens are
+    counted as the model's tokenizer does, where it is known, and put right by what the provider counts.
     """
 
     def __init__(
@@ -154,9 +184,12 @@ class View:
         self._most: int | None = None
         """Tokens that a provider refused, if one did: fewer fit."""
         self._turns: list[tuple[Message, list[_Heard]]] = []
-        self._folded = 0
+        self._folded = _Folded(0, 0)
+        self._count: Callable[[str], int] = tokens
         self._per_token = 1.0
-        """Tokens as the provider counts them, over our own estimate."""
+        """Tokens as the provider counts them, over our own count."""
+        self._version: int | None = None
+        """1: only observations fold, and their tokens are estimated, as before this could do more."""
         self.talk = opening
 
     async def ask(self, here: Step) -> Answer:
@@ -178,14 +211,17 @@ class View:
 
     async def _asked(self, here: Step, name: str) -> Answer:
         answer = await here.ask(name, Request(self._model, self._sampling, self.talk, self._tools))
-        self._per_token *= min(max(answer.reply.usage.input / self._size(), 0.5), 2.0)
+        if counted := answer.reply.usage.input:
+            self._per_token *= min(max(counted / self._size(), 0.5), 2.0)
         self._turns.append((answer.conversation, []))
         self.talk = answer.conversation
         return answer
 
     async def _full(self, here: Step) -> int | None:
         """Tokens beyond which the conversation is folded; None while it is so short that nobody need know."""
-        if self._window is None and self._size() > _SMALL:
+        if self._size() > _SMALL:
+            await self._decide(here)
+        if self._window is None and self._version:
             # On record: another litellm, which lists another number, would fold elsewhere, and the request not fit.
             self._window = await here.once(
                 "window", lambda: asyncio.to_thread(_listed_window, self._model), model=self._model
@@ -195,39 +231,76 @@ class View:
             fits.append(self._most * 9 // 10)
         return min(fits, default=None)
 
+    async def _decide(self, here: Step) -> None:
+        """Settle how this view counts and folds, once, before either matters."""
+        if self._version is not None:
+            return
+
+        async def newest() -> int:
+            return 1 if here.was_here() else 2
+
+        self._version = await here.once("view", newest)
+        if self._version > 1:
+            # Not before: it takes litellm, which takes seconds to import.
+            self._count, self._per_token = await asyncio.to_thread(counter, self._model), 1.0
+
     async def _fold(self, here: Step, name: str, full: int) -> bool:
-        """Fold observations, oldest first, until half of the room for them is free; whether there were any to fold."""
-        opening = round(self._per_token * _tokens(self._opening))
+        """Fold, oldest first, until half of the room is free; whether there was anything to fold."""
+        await self._decide(here)
+        opening = round(self._per_token * self._opened())
         aim = opening + max(0, full - opening) // 2
-        last = len(self._turns) - _FRESH
-        until = next((n for n in range(self._folded + 1, last) if self._size(n) <= aim), last)
-        if until <= self._folded or self._size(until) >= self._size():
+        last = max(len(self._turns) - _FRESH, self._folded.heard)
+        heard, said = self._folded
+        while heard < last and self._size(_Folded(heard, said)) > aim:
+            heard += 1
+        bearable = (aim + full) // 2
+        if self._version != 1:
+            # Its own words are what it goes on from: they go only if it is too long without the observations, too.
+            while said < last and self._size(_Folded(heard, said)) > bearable:
+                said += 1
+        folded = _Folded(heard, said)
+        if folded == self._folded or self._size(folded) >= self._size():
             return False
 
-        async def decided() -> int:
-            return until
+        async def decided() -> int | list[int]:
+            return heard if self._version == 1 else [heard, said]
 
-        self._folded = await here.once(name, decided, tokens=self._size(), room=full)
+        known = await here.once(name, decided, tokens=self._size(), room=full)
+        self._folded = _Folded(known, 0) if isinstance(known, int) else _Folded(*known)
         self.talk = self._opening
-        for number, (said, heard) in enumerate(self._turns):
-            self.talk = self.talk.then("assistant", said.text, calls=said.calls)
-            for one in heard:
-                text = one.folded if number < self._folded else one.text
-                self.talk = self.talk.then("tool" if one.call else "user", text, call=one.call)
+        for number in range(len(self._turns)):
+            text, calls, observations = self._shown(number, self._folded)
+            self.talk = self.talk.then("assistant", text, calls=calls)
+            for one in observations:
+                self.talk = self.talk.then("tool" if one.call else "user", one.text, call=one.call)
         return True
 
-    def _size(self, folded: int | None = None) -> int:
+    def _shown(self, number: int, folded: _Folded) -> tuple[str, tuple[ToolCall, ...], list[_Heard]]:
+        """A turn as it is shown: the answer, its calls, and what it heard."""
+        said, heard = self._turns[number]
+        text, calls = said.text, said.calls
+        if number < folded.said:
+            text, calls = _said(text), tuple(map(_asked, calls))
+        return text, calls, [_Heard(one.folded, one.call) for one in heard] if number < folded.heard else heard
+
+    def _size(self, folded: _Folded | None = None) -> int:
         """Tokens of the conversation with so many turns folded; as it is now, if that is not said."""
-        folded = self._folded if folded is None else folded
-        size = _tokens(self._opening)
-        for number, (said, heard) in enumerate(self._turns):
-            size += tokens(said.text) + 4 + sum(tokens(call.arguments) + 8 for call in said.calls)
-            size += sum(tokens(one.folded if number < folded else one.text) + 4 for one in heard)
+        size = self._opened()
+        for number in range(len(self._turns)):
+            text, calls, heard = self._shown(number, folded or self._folded)
+            size += self._count(text) + 4 + sum(self._count(call.arguments) + 8 for call in calls)
+            size += sum(self._count(one.text) + 4 for one in heard)
         return round(self._per_token * size)
 
+    def _opened(self) -> int:
+        return sum(self._count(said.text) + 4 for said in self._opening.back())
 
-def _tokens(opening: Message) -> int:
-    return sum(tokens(said.text) + 4 for said in opening.back())
+
+class _Folded(NamedTuple):
+    """Of how many turns, from the first on, the observations are folded, and of how many the answers."""
+
+    heard: int
+    said: int
 
 
 def _listed_window(model: str) -> int:

@@ -7,8 +7,8 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from runoff.agent.protocol import Message
 from runoff.sandbox.protocol import Value
@@ -48,10 +48,11 @@ def parse_rate(text: str) -> Rate:
 
 
 class Gate:
-    """How many calls an endpoint gets at once.
+    """How many calls an endpoint gets at once, and whether it gets any.
 
-    It begins low and doubles with each round that goes well; half as many after a 429, once for all the calls that were
-    under way then; from there on one more with each round.
+    It begins low and doubles with each round that goes well; half as many after a 429, once an episode; from there on one
+    more with each round. An episode ends with the first good answer to a call that was sent after the cut. While a call
+    that was told to wait does so, the gate is shut to all: nobody learns for himself what the endpoint has said.
     """
 
     def __init__(self, most: int, first: int = 2) -> None:
@@ -59,6 +60,27 @@ class Gate:
         self._inside = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._narrowed = -math.inf
+        self._episode = False
+        self._shut = 0
+        self._opened: asyncio.Future[None] | None = None
+
+    @contextmanager
+    def shut(self) -> Iterator[None]:
+        """While somebody waits as he was told to."""
+        self._shut += 1
+        try:
+            yield
+        finally:
+            self._shut -= 1
+            if not self._shut and self._opened and not self._opened.done():
+                self._opened.set_result(None)
+
+    async def open(self) -> None:
+        """Wait until nobody holds it shut: before each sending, by those that have a place."""
+        while self._shut:
+            if self._opened is None or self._opened.done():
+                self._opened = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._opened])  # which leaves it to the others if this one is cancelled
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
@@ -79,14 +101,19 @@ class Gate:
         finally:
             self._leave()
 
-    def widen(self) -> None:
+    def widen(self, began: float = math.inf) -> None:
+        """A call that was sent at `began` went well."""
+        if began >= self._narrowed:
+            self._episode = False
         bore_it_all = self._narrowed == -math.inf
         self._limit = min(float(self._most), self._limit + (1 if bore_it_all else 1 / self._limit))
         self._admit()
 
     def narrow(self, began: float) -> None:
-        if began >= self._narrowed:  # calls that were sent before the last cut say nothing about what it did
-            self._limit, self._narrowed = max(1.0, self._limit / 2), time.monotonic()
+        """A call that was sent at `began` was refused with 429."""
+        # Calls that were sent before the last cut say nothing about what it did.
+        if began >= self._narrowed and not self._episode:
+            self._limit, self._narrowed, self._episode = max(1.0, self._limit / 2), time.monotonic(), True
 
     def _leave(self) -> None:
         self._inside -= 1

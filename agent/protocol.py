@@ -201,7 +201,8 @@ class Reply(Value):
     recorded: bool = False
     """Answered from a recording: nothing was billed for it."""
     cut: Bill | None = None
-    """An estimate of answers to this call that broke off and were asked for again: possibly billed."""
+    """An estimate of answers to this call that broke off, and were asked for again unless only the count of what they took
+    was missing: possibly billed."""
 
 
 class Call(NamedTuple):

@@ -76,6 +76,15 @@ def takes_tools(model: str) -> bool:
 
 
 @cache
+def takes_n(model: str) -> bool:
+    """Whether a request may ask for several samples: only if litellm lists the model, and `n` among what it takes."""
+    try:
+        return bool(window(model)) and "n" in litellm().get_supported_openai_params(model)
+    except Exception:
+        return False
+
+
+@cache
 def listed_price(model: str) -> Prices | None:
     if (provider(model) or "ollama").startswith("ollama"):  # litellm would ask the server, which has no prices
         return None

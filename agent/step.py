@@ -34,6 +34,7 @@ from runoff.agent.protocol import (
     Stopping,
     digest,
 )
+from runoff.agent.starts import Starts
 from runoff.sandbox.protocol import REPO, Execution, Limits, Sandbox, SandboxError, SandboxLost, State, StoreFull, Value
 
 T = TypeVar("T")
@@ -86,6 +87,8 @@ class World:
     def __init__(self, log: Log, instance: str, model: Model, sandbox: Sandbox, budget: Budget | None = None) -> None:
         self.log, self.instance, self.model, self.sandbox = log, instance, model, sandbox
         self.budget = budget or Budget()
+        self.starts = Starts()
+        """When its trajectories may begin; shared by all that share a budget."""
         self.cap: Callable[[], Budget] = Budget
         """Makes the budget that each trajectory has of its own."""
         self.reserve = 0.0
@@ -110,6 +113,7 @@ class World:
         """Count what a call took."""
         self._purse(trajectory).add(reply, model)
         self.budget.add(reply, model)
+        self.starts.took(self.instance, trajectory, reply)
 
     def count_back(self, price_of: Callable[[str], Prices | None] = lambda model: None) -> None:
         """Count what the log says was paid for before: once, after opening it."""
@@ -194,6 +198,10 @@ class Step:
 
     def scope(self, name: str) -> Step:
         return Step(self.world, self.trajectory, f"{self._at}{name}/", self._used)
+
+    def was_here(self) -> bool:
+        """Whether more of this trajectory is on record than was asked for so far: it did this in an earlier life."""
+        return not self.world.log.effects[self.trajectory].keys() <= self._used
 
     async def ask(self, name: str, request: Request) -> Answer:
         """A model's reply, paid for once. Raises what `Model.ask` raises; ContextOverflow is on record too."""

@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from runoff.agent.environment import Language
-from runoff.agent.outline import parser
+from runoff.agent.languages import parser
 from runoff.agent.protocol import digest
 from runoff.agent.step import Run, Step, World
 from runoff.sandbox.protocol import Execution, Limits, State, Value
@@ -215,7 +215,7 @@ for (const fails of failing) {
 
 def _imports(script: str) -> Iterator[str]:
     """A script's imports in JavaScript, as expressions."""
-    found = parser(".js")
+    found = parser("javascript")
     nodes: list[Node] = [found.parse(script.encode("utf-8", "surrogateescape")).root_node] if found else []
     while nodes:
         node = nodes.pop()

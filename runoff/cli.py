@@ -99,6 +99,14 @@ def _options(command: Any) -> Any:
                 show_default=True,
                 help="Whether the models take tools, or are told of them in the prompt.",
             ),
+            click.option(
+                "--samples",
+                type=click.Choice(["auto", "several", "one"]),
+                default="auto",
+                show_default=True,
+                help="Whether trajectories that ask the same are answered by one request for several samples; auto: where "
+                "it is known that the model gives them.",
+            ),
             click.option("--recipe", default="hybrid", show_default=True, help="A recipe's name, or a TOML file."),
             click.option(
                 "--set", "settings", multiple=True, metavar="PART.NAME=VALUE", help="Change one setting of the recipe."

@@ -141,6 +141,7 @@ async def _run(
         rates=_rates(options),
         stall=options.get("stall") or None,
         native_tools={"native": True, "text": False}.get(options.get("tools") or ""),
+        several={"several": True, "one": False}.get(options.get("samples") or ""),
         record=options.get("record"),
         budget=budget,
         stop=interrupted,

@@ -69,6 +69,7 @@ class Answering:
         rates: Mapping[str, Rate] = {},
         stall: float | None = None,
         native_tools: bool | None = None,
+        several: bool | None = None,
         record: Path | None = None,
         budget: Budget | None = None,
         stop: asyncio.Event | None = None,
@@ -86,6 +87,7 @@ class Answering:
                 rates=rates,
                 stall=stall,
                 native_tools=native_tools,
+                several=several,
             )
             for url in {name.url or api_base for name in live.values()}
         }

@@ -122,7 +122,7 @@ async def elect_among(
         if shared is not None:
             tell("tests")
             numbers = range(1, recipe.trajectories + 1)
-            written = await settled(*(_test(world, n, shared, environment, recipe.heated(n), models) for n in numbers))
+            written = await settled(*(_alone(world, n, shared, environment, recipe, models) for n in numbers))
     tell("selection")
     world.reserve = 0.0
     tests = [*pool.tests, *(test.value for test in written if test.value)]
@@ -168,7 +168,14 @@ async def _samples(
 async def _sample(
     world: World, n: int, shared: Message, tree: Tree, environment: Environment, recipe: Recipe, models: Models
 ) -> Sample:
-    recipe = recipe.heated(n)
+    names = [f"{kind}-{n}" for kind in ("testing", "editing", "shell", "tools")]
+    async with world.starts.turn(world.instance, names, n, recipe.calls(n), world.budget, world.reserve):
+        return await _begun(world, n, shared, tree, environment, recipe.heated(n), models)
+
+
+async def _begun(
+    world: World, n: int, shared: Message, tree: Tree, environment: Environment, recipe: Recipe, models: Models
+) -> Sample:
     editor = dealt(models["editor"].splitlines(), n)
     if recipe.strategy(n) == "shell":
         edit = await trajectory(
@@ -196,6 +203,15 @@ async def _sample(
         lambda step: make_edit(step, editor, shared, tree, environment, test.value, recipe.editing),
     )
     return Sample(test=test, edit=edit)
+
+
+async def _alone(
+    world: World, n: int, shared: Message, environment: Environment, recipe: Recipe, models: Models
+) -> Ended[GeneratedTest]:
+    """A test that no change follows."""
+    calls = recipe.testing.turns
+    async with world.starts.turn(world.instance, [f"testing-{n}"], n, calls, world.budget, world.reserve):
+        return await _test(world, n, shared, environment, recipe.heated(n), models)
 
 
 async def _test(

@@ -71,6 +71,11 @@ class Recipe(Value):
         """The kind of trajectory number n, from 1 on."""
         return dealt(self.strategies or ("pair",), n)
 
+    def calls(self, n: int) -> int:
+        """The calls that trajectory number n makes at most, with the one it follows."""
+        turns = {"shell": (self.shell or AgentRecipe()).turns, "tools": (self.tools or AgentRecipe()).turns}
+        return turns.get(self.strategy(n), self.testing.turns + self.editing.turns)
+
     def heated(self, n: int) -> Recipe:
         """With the temperature of trajectory number n in all of its kinds."""
         if not self.temperatures:

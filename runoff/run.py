@@ -27,6 +27,7 @@ from runoff.agent.budget import Budget, Prices, parse_budget
 from runoff.agent.log import Log, LogBroken, LogBusy
 from runoff.agent.protocol import Model, ModelMisconfigured, Stopping, digest
 from runoff.agent.secrets import Secrets
+from runoff.agent.starts import Starts
 from runoff.agent.step import Drift, World, priced, settled
 from runoff.environments import EnvironmentFailed
 from runoff.instance import BadTarget, Instance
@@ -156,11 +157,12 @@ class Run:
         self._price_of = price_of
         caps = recipe.budgets or BudgetRecipe()
         directory.open(instances, recipe, models, sandbox.name, pools)
+        starts = Starts()
         for instance in instances:
             issue = _capped(caps.issue, "issue", within=budget)
             world = World(Log(directory.log(instance.id)), instance.id, model, sandbox, issue)
             world.cap = lambda: _capped(caps.trajectory, "trajectory")
-            world.reserve = caps.reserve
+            world.reserve, world.starts = caps.reserve, starts
             world.count_back(price_of)
             world.restart_drifted = restart_drifted
             world.changed = lambda *_: self.changed()

@@ -6,11 +6,10 @@ import ast
 import hashlib
 import warnings
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from runoff.agent.environment import Language
-from runoff.agent.outline import parser
+from runoff.agent.languages import language_of, parser
 
 if TYPE_CHECKING:
     from tree_sitter import Node
@@ -39,7 +38,9 @@ def same_script(script: str, language: Language) -> str:
 
 
 def _normal(path: str, contents: bytes) -> str:
-    found = parser(PurePosixPath(path).suffix)
+    language = language_of(path)
+    # Of no other grammar is it known that its leaves are all that is written: text that is none would not count.
+    found = parser(language) if language in ("python", "javascript") else None
     tree = found.parse(contents) if found else None
     if tree is None or tree.root_node.has_error or not _is_python(path, contents):
         return contents.decode("utf-8", "surrogateescape")

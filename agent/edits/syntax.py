@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import functools
-import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from runoff.agent.languages import language_of, parser
 
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
 
 
 def syntax_errors(path: str, contents: bytes, original: bytes | None = None) -> list[str]:
-    """`line 12: syntax error near …` for each error that `original` did not have. None known for other languages.
+    """`line 12: syntax error near …` for each error that `original` did not have. None known without a grammar.
 
     It is lenient: an empty result does not prove that the file compiles (tree-sitter forgives some wrong indentation).
     """
-    language = _LANGUAGES.get(posixpath.splitext(path)[1])
-    if language is None:
-        return []
-    before = Counter(what for _, what in _errors(language, original)) if original is not None else Counter[str]()
+    language = language_of(path)
+    # A header may be of either language; the one that it fits better is its own.
+    candidates = ("c", "cpp") if path.endswith(".h") else (language,)
+    found = [_fresh(reads, contents, original) for name in candidates if (reads := parser(name))]
+    return min(found, key=len, default=[])
+
+
+def _fresh(reads: Parser, contents: bytes, original: bytes | None) -> list[str]:
+    before = Counter(what for _, what in _errors(reads, original)) if original is not None else Counter[str]()
     fresh = []
-    for line, what in _errors(language, contents):
+    for line, what in _errors(reads, contents):
         # By what it says, not by its line: the edit may have moved it.
         if before[what]:
             before[what] -= 1
@@ -31,18 +36,8 @@ def syntax_errors(path: str, contents: bytes, original: bytes | None = None) -> 
     return fresh
 
 
-_LANGUAGES = {
-    ".py": "python",
-    ".pyi": "python",
-    ".js": "javascript",
-    ".mjs": "javascript",
-    ".cjs": "javascript",
-    ".jsx": "javascript",
-}
-
-
-def _errors(language: str, contents: bytes) -> Iterator[tuple[int, str]]:
-    waiting = [_parser(language).parse(contents).root_node]
+def _errors(reads: Parser, contents: bytes) -> Iterator[tuple[int, str]]:
+    waiting = [reads.parse(contents).root_node]
     while waiting:
         node = waiting.pop()
         broken = [child for child in node.children if child.has_error]
@@ -64,17 +59,3 @@ def _said(node: Node, contents: bytes) -> str:
 def _first_line(near: bytes) -> str:
     line = near.decode("utf-8", "replace").strip().partition("\n")[0].rstrip()
     return line if len(line) <= 60 else f"{line[:60]}…"
-
-
-@functools.cache
-def _parser(language: str) -> Parser:
-    # Imported here: most of what this program does never parses a file.
-    import tree_sitter
-
-    if language == "python":
-        import tree_sitter_python
-
-        return tree_sitter.Parser(tree_sitter.Language(tree_sitter_python.language()))
-    import tree_sitter_javascript
-
-    return tree_sitter.Parser(tree_sitter.Language(tree_sitter_javascript.language()))

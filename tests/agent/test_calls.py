@@ -216,16 +216,55 @@ def test_a_call_that_makes_no_sense_is_answered_in_words(desk: Desk, name: str, 
     assert problem in said
 
 
-@settings(max_examples=60)
-@given(st.text(), st.sampled_from(["view", "search", "edit", "run", "submit"]) | st.text(), st.data())
-def test_no_call_raises(text: str, name: str, data: st.DataObject) -> None:
-    json_text = st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    ).map(json.dumps)
-    arguments = data.draw(st.just(text) | json_text)
-    asked = read_call(ToolCall(id="1", name=name, arguments=arguments))
-    assert not isinstance(asked, str) or asked
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+_ARGUMENTS = {
+    "view": {"path": st.text(), "first": st.integers(1), "last": st.none() | st.integers(1)},
+    "search": {"pattern": st.text(min_size=1), "path": st.text()},
+    "edit": {"path": st.text(), "old": st.text(), "new": st.text()},
+    "run": {"command": st.text(min_size=1)},
+    "submit": {},
+}
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(sorted(_ARGUMENTS)), st.data())
+def test_a_call_that_fits_is_what_it_says(name: str, data: st.DataObject) -> None:
+    given_ = data.draw(st.fixed_dictionaries(_ARGUMENTS[name]))
+    asked = read_call(ToolCall(id="1", name=name, arguments=json.dumps(given_)))
+    assert not isinstance(asked, str), asked
+    assert asked.model_dump() == given_
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(sorted(_ARGUMENTS)) | st.text(), st.text() | _JSON.map(json.dumps), st.data())
+def test_no_call_raises_and_what_does_not_fit_is_answered_in_words(name: str, text: str, data: st.DataObject) -> None:
+    """Whatever the model wrote: another tool, no JSON, an argument too few, too many, or of another type."""
+    if name not in _ARGUMENTS:
+        asked = read_call(ToolCall(id="1", name=name, arguments=text))
+        assert (
+            asked
+            == f"there is no tool {name!a}; there are {', '.join(k for k in ('view', 'search', 'edit', 'run', 'submit'))}"
+        )
+        return
+    try:
+        given_: Any = json.loads(text)
+    except ValueError:
+        given_ = None
+        if text.strip():
+            assert str(read_call(ToolCall(id="1", name=name, arguments=text))).startswith(f"the arguments of {name} ")
+    if not isinstance(given_, dict):
+        given_ = data.draw(st.fixed_dictionaries(_ARGUMENTS[name]))
+        given_[data.draw(st.sampled_from([*_ARGUMENTS[name], "unheard of"]))] = {"not": ["it"]}
+    elif given_.keys() <= _ARGUMENTS[name].keys():
+        given_["unheard of"] = 1
+    said = read_call(ToolCall(id="1", name=name, arguments=json.dumps(given_)))
+    assert isinstance(said, str)
+    assert said.startswith(f"the arguments of {name} do not fit (")
+    assert said.endswith("it takes " + (", ".join(_ARGUMENTS[name]) or "nothing"))
 
 
 @given(st.text("ab/. \n", max_size=12))

@@ -339,7 +339,7 @@ def test_ledger_equals_the_bill() -> None:
     assert len(server.faults) == len(TRANSIENT) - len(ENDLESS)
     assert [reply.text for reply in replies] == [f"heard: question {number % 40}" for number in range(80)]
     assert _total([reply.usage for reply in replies]) == _total(server.billed)
-    assert server.lost, "bodies that were cut are on the bill and can be on no ledger"
+    assert server.unread, "bodies that were cut are on the bill and can be on no ledger"
     billed = _total(server.billed)
     price = (billed.input - billed.cached) * 0.15e-6 + billed.cached * 0.075e-6 + billed.output * 0.6e-6
     assert math.fsum(reply.cost or 0 for reply in replies) == pytest.approx(price)

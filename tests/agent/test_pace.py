@@ -74,15 +74,74 @@ def test_what_a_call_really_took_counts_in_its_minute() -> None:
     asyncio.run(scenario())
 
 
-def test_one_episode_of_429_halves_once_however_many_calls_it_meets() -> None:
+def test_one_episode_of_429_halves_once_however_many_calls_and_attempts_it_meets() -> None:
     gate = Gate(64)
     for _ in range(62):
         gate.widen()
     for _ in range(20):
         gate.narrow(began=1.0 - 1e9)
     assert gate._limit == 32, "twenty calls that were under way together"
+    for _ in range(20):
+        gate.narrow(began=1e12)
+    assert gate._limit == 32, "and asked again while nothing had gone well"
+    gate.widen(began=1.0 - 1e9)
     gate.narrow(began=1e12)
-    assert gate._limit == 16
+    assert gate._limit == pytest.approx(32, abs=0.1), "what was sent before the cut says nothing of it"
+    gate.widen(began=1e12)
+    gate.narrow(began=1e12)
+    assert gate._limit == pytest.approx(16, abs=0.1)
+
+
+@pytest.mark.parametrize(("fault", "holds"), [(Fault.LIMITED, True), (Fault.LIMITED_UNTIL, True), (Fault.BUSY, False)])
+def test_one_call_that_is_told_to_wait_holds_all(fault: Fault, holds: bool) -> None:
+    """Time is the test's: the pause ends when it says so, and until then nobody may have asked."""
+    told, go_on, waited = asyncio.Event(), asyncio.Event(), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        told.set()
+        await go_on.wait()
+
+    async def scene() -> tuple[int, int]:
+        client = LiteLLM(api_base=server.api_base, sleep=sleep)
+        first = asyncio.ensure_future(fan_out(client, "short", 1))
+        await told.wait()
+        others = asyncio.ensure_future(fan_out(client, "other", 6))
+        await asyncio.sleep(0.5)
+        meanwhile = len(server.requests) - 1
+        go_on.set()
+        ends = [*await first, *await others]
+        await client.close()
+        assert all(isinstance(end, Reply) for end in ends)
+        return meanwhile, len(server.requests)
+
+    with Faulty([fault], retry_after="60") as server:
+        meanwhile, requests = asyncio.run(asyncio.wait_for(scene(), 60))
+    assert (meanwhile == 0) == holds
+    assert requests == 8
+    assert len(waited) == 1
+    assert waited[0] >= (60 if fault is Fault.LIMITED_UNTIL else 1)
+
+
+def test_a_call_that_is_cancelled_while_it_holds_all_lets_them_go() -> None:
+    async def scene() -> None:
+        gate = Gate(4)
+
+        async def holds() -> None:
+            with gate.shut():
+                await asyncio.sleep(60)
+
+        held = asyncio.ensure_future(holds())
+        await asyncio.sleep(0)
+        others = [asyncio.ensure_future(gate.open()) for _ in range(3)]
+        await asyncio.sleep(0)
+        others[0].cancel()
+        await asyncio.sleep(0.01)
+        assert not others[1].done()
+        held.cancel()
+        await asyncio.wait_for(asyncio.gather(*others[1:]), 1)
+
+    asyncio.run(scene())
 
 
 LONG = "the same for all " * 400

@@ -100,9 +100,23 @@ def test_the_first_submission_is_shown_before_it_counts(desk: Desk) -> None:
     assert desk.work(FIX, SUBMIT, review=True).reason == "turns"
 
 
-def test_a_change_that_no_diff_can_say_is_told_so(desk: Desk) -> None:
-    ended = desk.work(FIX, bash("rm -rf .git && ln -s /nowhere .git"), SUBMIT, turns=3)
-    assert ended.value is None or b"n // 2" in ended.value.patch
+def test_a_change_that_no_diff_can_say_is_told_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runoff.sandbox.byexecution._LARGEST_DIFF", 5000)
+    ended = desk.work(FIX, bash("seq 10000 > big.txt"), SUBMIT, bash("rm big.txt"), SUBMIT)
+    assert "No change can be taken from /testbed: the diff is larger than 5000 bytes" in desk.told(3)
+    assert ended.reason == "done", "mended, it counts"
+    assert ended.value
+    assert b"n // 2" in ended.value.patch
+    assert b"big.txt" not in ended.value.patch
+    assert desk.work(FIX, bash("seq 10000 > big.txt"), SUBMIT).value is None
+
+
+def test_a_change_counts_whatever_became_of_the_repository_around_it(desk: Desk) -> None:
+    ended = desk.work(FIX, bash("rm -rf .git && ln -s /nowhere .git"), SUBMIT)
+    assert ended.reason == "done"
+    assert ended.value
+    assert b"-    return n / 2\n+    return n // 2\n" in ended.value.patch
+    assert b".git" not in ended.value.patch
 
 
 # What it is told

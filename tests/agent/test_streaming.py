@@ -10,7 +10,7 @@ import pytest
 
 from runoff.agent.client import LiteLLM
 from runoff.agent.faulty import TRANSIENT, Fault, Faulty
-from runoff.agent.protocol import Call, Message, ModelUnreachable, Reply, Request, Sampling
+from runoff.agent.protocol import Call, Message, ModelUnreachable, Reply, Request, Sampling, Usage
 from tests.llama import Llama, llama_server  # noqa: F401
 
 PRICED = "openai/gpt-4o-mini"
@@ -78,6 +78,38 @@ def test_an_answer_that_does_not_go_on_is_given_up_soon() -> None:
     assert end.value.spent.cut.usage.output == sum(usage.output for usage in server.lost) > 0
 
 
+def test_an_answer_whose_end_has_come_is_not_asked_for_again() -> None:
+    """All that the provider owes is the count: it is estimated, and said to be."""
+    with Faulty([Fault.OPEN], lambda messages: SAID) as server:
+        reply = ask(server)
+    assert len(server.requests) == 1
+    assert (reply.text, reply.finish) == (SAID, "stop")
+    assert (reply.usage, reply.cost) == (Usage(), 0.0)
+    assert reply.cut is not None
+    assert reply.cut.usage.output == server.uncounted[0].output
+    assert (reply.cut.cost or 0) > 0
+
+
+@pytest.mark.parametrize("stall", [None, 2])
+def test_an_answer_that_came_while_this_process_was_busy_is_not_asked_for_again(stall: float | None) -> None:
+    """Of thousands of trajectories there may be as much to do at once: that is no silence of the server's."""
+
+    async def scene() -> list[Reply]:
+        client = LiteLLM(api_base=server.api_base, stall=stall, timeout=2)
+        calls = [Call("i", "t", "p", Request(PRICED, Sampling(), Message("user", f"count {n}"))) for n in range(5)]
+        first = await client.ask(calls[0])  # so that all is imported
+        asyncio.get_running_loop().call_later(0.2, time.sleep, 4)
+        rest = await asyncio.gather(*map(client.ask, calls[1:]))
+        await client.close()
+        return [first, *rest]
+
+    with Faulty(lambda digest, attempt: None, lambda messages: SAID, latency=0.5) as server:
+        ask(server, timeout=60)
+        assert {reply.text for reply in asyncio.run(scene())} == {SAID}
+    assert len(server.requests) == 6
+    assert len(server.billed) == 6
+
+
 def test_an_answer_that_repeats_itself_is_an_answer() -> None:
     with Faulty(answer=lambda messages: "0, " * 300) as server:
         assert ask(server).text == "0, " * 300
@@ -100,6 +132,17 @@ def test_how_much_to_think_is_sent_only_where_it_is_said() -> None:
     unset = {"temperature": 0.5, "max_tokens": 8192, "logprobs": None}
     assert Sampling(temperature=0.5).parts() == unset, "what was recorded before still fits"
     assert Sampling(temperature=0.5, effort="low").parts() == unset | {"effort": "low"}
+
+
+def test_thinking_leaves_room_for_the_answer_and_takes_no_temperature() -> None:
+    """Anthropic refuses a budget for thinking that is not below max_tokens, and any temperature but 1 beside it."""
+    request = Request("anthropic/claude-sonnet-4-5", Sampling(temperature=0.7, thinking=16_000), Message("user", "?"))
+    sent = LiteLLM()._arguments(request)
+    assert sent["thinking"] == {"type": "enabled", "budget_tokens": 16_000}
+    assert sent["max_tokens"] == 16_000 + 8192
+    assert "temperature" not in sent
+    sent = LiteLLM()._arguments(request._replace(sampling=Sampling(temperature=0.7)))
+    assert (sent["temperature"], sent["max_tokens"]) == (0.7, 8192)
 
 
 def test_a_real_model_streams(llama_server: Llama) -> None:  # noqa: F811
