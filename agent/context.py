@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from runoff.agent import packing
+from runoff.agent.answers import batches, readable
 from runoff.agent.index import Index, Source, blob_hash
 from runoff.agent.outline import outline
 from runoff.agent.packing import Span
 from runoff.agent.prompts import prompts
-from runoff.agent.protocol import ContextOverflow, Message, Request, Sampling
+from runoff.agent.protocol import Message, Sampling
 from runoff.agent.search import Corpus, Found, search
 from runoff.agent.step import Ended, Step
+from runoff.agent.summaries import glance
 from runoff.agent.tokenizers import counter, tokens
 from runoff.sandbox.protocol import Value
-
-T = TypeVar("T")
 
 Tree = Mapping[str, bytes]
 """The repository at its base commit: tracked path → contents."""
@@ -71,18 +70,27 @@ class Context(Value):
     summaries: dict[str, str] = {}
 
 
+_TEST_FOLDER = re.compile(r"tests|__tests__|__mocks__|specs?|unittests?|testdata|e2e|cypress|.+\.tests?")
+_TEST_NAME = re.compile(
+    r"test_.*|conftest\.py|.*[._-](test|tests|spec|unittest|unittests|cy)\.\w+|(test|spec)_helper\.rb|testcase\.php"
+)
+_TEST_CLASS = re.compile(r"(Test[A-Z0-9].*|.*[a-z0-9](Tests?|TestCase|Spec|IT))\.(java|cs|php|cc|cpp|hpp)")
+
+
 def is_test(path: str) -> bool:
     """Whether a path is a test or belongs to the tests, by the conventions of the languages in `CODE`.
 
-    A folder `test` or `testing` says so only at the top: further down it is often what a library offers to test with.
+    A folder `test` or `testing` says so at the top and below `src` (Maven, Gradle), and `test` anywhere but for Python:
+    further down it is often what a library offers to test with.
     """
-    *folders, name = PurePosixPath(path.lower()).parts
+    *folders, name = PurePosixPath(path).parts
+    lowered = [folder.lower() for folder in folders]
     return bool(
-        {"tests", "__tests__", "spec"} & set(folders)
-        or folders[:1] in (["test"], ["testing"])
-        or name.startswith("test_")
-        or name == "conftest.py"
-        or re.search(r"(_test|\.test|\.spec|_spec)\.\w+$", name)
+        any(map(_TEST_FOLDER.fullmatch, lowered))
+        or lowered[:1] in (["test"], ["testing"])
+        or ("test" in lowered and not name.endswith((".py", ".pyi", ".pyx", ".pxd")))
+        or _TEST_NAME.fullmatch(name.lower())
+        or _TEST_CLASS.fullmatch(name)
     )
 
 
@@ -158,10 +166,12 @@ async def find_context(
     *,
     reader: str = "",
     kept: Path | None = None,
+    prepared: Mapping[str, str] = {},
 ) -> Ended[Context]:
     """Ask which of the first files that a search found matter, have them ranked, pack them.
 
-    `reader` is the model that the context is for, whose tokenizer counts; `kept` the index's file.
+    `reader` is the model that the context is for, whose tokenizer counts; `kept` the index's file. `prepared` are lines on
+    files, made beforehand: by these the model first adds files that the search has not found.
     A reply that cannot be read is asked for once more; then the search's order stands, which is said in `note`. Ends in
     no value if the repository holds no source file at all.
     """
@@ -169,10 +179,14 @@ async def find_context(
     listed = code.found.files[: recipe.shortlist] if code else shortlist(tree, issue, recipe.shortlist)
     if not listed:
         return Ended(reason="done", note="the repository holds no source file that could be relevant")
-    batches = _batches(listed, tree, recipe.relevance_tokens) if recipe.relevance else []
     sampling = Sampling(temperature=0, max_tokens=recipe.max_tokens)
+    if recipe.relevance and prepared:
+        lines = {path: prepared[path] for path in searched(tree) if path in prepared and path not in listed}
+        budget, most = recipe.relevance_tokens, recipe.shortlist
+        listed += await glance(step, model, issue, lines, sampling, budget, most)
+    split = batches({path: tokens(tree[path]) for path in listed}, recipe.relevance_tokens) if recipe.relevance else []
     ask = partial(_relevant, model=model, sampling=sampling, tree=tree, issue=issue)
-    found = await step.all({f"relevance{n}": partial(ask, batch=batch) for n, batch in enumerate(batches, 1)})
+    found = await step.all({f"relevance{n}": partial(ask, batch=batch) for n, batch in enumerate(split, 1)})
     notes = [f"relevance question {n} was not answered readably" for n, answer in found.items() if answer is None]
     summaries = {path: text for answer in found.values() for path, text in (answer or {}).items()}
     if not summaries:
@@ -254,7 +268,7 @@ async def _relevant(
 
     say = prompts("context")
     shown = {path: tree[path].decode("utf-8", "replace") for path in batch}
-    ask = partial(_readable, step, ("ask", "again"), model, sampling, again=say.relevance_again(), read=read)
+    ask = partial(readable, step, ("ask", "again"), model, sampling, again=say.relevance_again(), read=read)
     return await ask(first=say.relevance(issue=issue, files=shown))
 
 
@@ -293,53 +307,8 @@ async def _ranked(
 
     say = prompts("context")
     shown = {path: (tokens(tree[path]), summary) for path, summary in summaries.items()}
-    ask = partial(_readable, step, ("ranking", "ranking-again"), model, sampling, again=say.ranking_again(), read=read)
+    ask = partial(readable, step, ("ranking", "ranking-again"), model, sampling, again=say.ranking_again(), read=read)
     return await ask(first=say.ranking(issue=issue, files=shown))
-
-
-async def _readable(
-    step: Step,
-    names: Sequence[str],
-    model: str,
-    sampling: Sampling,
-    *,
-    first: str,
-    again: str,
-    read: Callable[[object], T | None],
-) -> T | None:
-    """An answer's JSON as `read` takes it; asked for again by each further name; None if none reads or none fits the model."""
-    talk = Message("user", first)
-    for name in names:
-        try:
-            answer = await step.ask(name, Request(model, sampling, talk))
-        except ContextOverflow:
-            return None
-        if (found := read(_json(answer.reply.text))) is not None:
-            return found
-        talk = answer.conversation.then("user", again)
-    return None
-
-
-def _json(reply: str) -> object:
-    """The last JSON value in a reply that stands in a fenced block, or the reply itself; None if neither reads."""
-    for text in [*re.findall(r"```(?:json)?\s*\n(.*?)\n\s*```", reply, re.DOTALL)[::-1], reply]:
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-    return None
-
-
-def _batches(paths: Sequence[str], tree: Tree, budget: int) -> list[list[str]]:
-    batches, left = list[list[str]](), 0
-    for path in paths:
-        cost = tokens(tree[path])
-        if not batches or cost > left:
-            batches.append([])
-            left = budget
-        batches[-1].append(path)
-        left -= cost
-    return batches
 
 
 def _words(text: str) -> list[str]:

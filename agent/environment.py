@@ -48,6 +48,8 @@ class Environment(Value):
     installed: tuple[str, ...] = ()
     """The interpreter and the packages that can be imported, each with its version."""
     language: Language = "python"
+    stable: dict[str, tuple[str, ...]] = {}
+    """Test file → its tests that pass on the base each time, where that is known beforehand (`runoff prepare`)."""
 
     def needs_build(self, patch: bytes) -> bool:
         """Whether a patch touches what the build made something of."""

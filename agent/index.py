@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sqlite3
 from collections import Counter
@@ -21,7 +22,7 @@ LARGEST = 400_000
 """Bytes of the largest file that is read: beyond, it is data."""
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]+|\d{2,}")
 _PART = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
-_CALL = re.compile(r"([A-Za-z_]\w+)\s*\(")
+_CALL = re.compile(r"\b([A-Za-z_]\w++)\s*+\(")
 _PYTHON_IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]*(\([^)]*\)|[^\n#]*)|import[ \t]+([\w., \t]+))", re.MULTILINE
 )
@@ -61,16 +62,22 @@ class Source(NamedTuple):
 
     def stands(self, word: str) -> list[tuple[int, int]]:
         """In which pieces a word stands, and how often."""
-        numbers = [int(number) for number in self.words.get(word, "").split()]
-        return list(zip(numbers[::2], numbers[1::2], strict=True))
+        numbers = map(int, self.words.get(word, "").split())
+        return list(zip(numbers, numbers, strict=True))
 
 
 def words(text: str) -> Counter[str]:
     """Identifiers, lower-cased, and their parts: `parse_isotime` gives itself, parse, isotime."""
-    counted = Counter[str]()
+    return Counter(_counted(text))
+
+
+def _counted(text: str) -> dict[str, int]:
+    """What `words` gives as a plain dict, which is faster to fill."""
+    counted: dict[str, int] = {}
+    look = counted.get
     for word, count in Counter(_WORD.findall(text)).items():
         for part in _parts(word):
-            counted[part] += count
+            counted[part] = look(part, 0) + count
     return counted
 
 
@@ -82,17 +89,17 @@ def read(path: str, contents: bytes) -> Source:
     own: list[list[str]] = [[] for _ in range(len(found) + 1)]
     for line, owner in zip(lines, owners(found, len(lines)), strict=True):
         own[owner + 1].append(line)
-    bag: dict[str, list[str]] = {}
+    bag: dict[str, str] = {}
     pieces, calls = list[Piece](), list[str]()
     for n, part in enumerate(own):
         inside = "\n".join(part)
-        counted = words(inside)
+        counted = _counted(inside)
         for word, count in counted.items():
-            bag.setdefault(word, []).append(f"{n} {count}")
+            bag[word] = f"{bag[word]} {n} {count}" if word in bag else f"{n} {count}"
         name, first, last, holder = found[n - 1] if n else ("", 1, len(lines), True)
-        pieces.append(Piece(name, first, last, holder, counted.total()))
+        pieces.append(Piece(name, first, last, holder, sum(counted.values())))
         calls.append(" ".join(sorted(set(_CALL.findall(inside)))))
-    return Source(pieces, {word: " ".join(at) for word, at in bag.items()}, calls, _imports(path, text))
+    return Source(pieces, bag, calls, _imports(path, text))
 
 
 def python_imports(text: str) -> list[str]:
@@ -126,8 +133,11 @@ def blob_hash(contents: bytes) -> str:
 
 
 def default_place() -> Path:
-    """Where the index of all repositories is kept if nobody says otherwise."""
-    return Path.home() / ".cache" / "runoff" / "index.sqlite"
+    """Where the index of all repositories is kept if no option says otherwise: RUNOFF_INDEX, else in XDG's cache folder."""
+    if named := os.environ.get("RUNOFF_INDEX"):
+        return Path(named)
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
+    return Path(cache) / "runoff" / "index.sqlite"
 
 
 class Moved(Value):
@@ -142,8 +152,9 @@ class Moved(Value):
 class Index:
     """Facts about blobs in one SQLite file, of any number of repositories and commits.
 
-    Keyed by what they depend on and nothing else: (kind, blob, suffix). What a search needs is the kind `source`; other
-    facts about files (summaries by a model) fit beside it. A file that cannot be read or is of another format is made anew.
+    Keyed by what they depend on and nothing else: (kind, blob, suffix). What a search needs is the kind `source`, made
+    here; other facts, which `keep` puts beside it, cost money or time and outlive a change of the format. A file that is no
+    database is made anew.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -168,31 +179,72 @@ class Index:
 
         Files above `LARGEST` are left out.
         """
-        keys = {path: (blob, PurePosixPath(path).suffix) for path, blob in blobs.items()}
+        keys = _keys(blobs)
         known = self._known(keys.values())
-        fresh = dict[tuple[str, str], Source | None]()
-        for path, data in contents([path for path, key in keys.items() if key not in known]):
-            if keys[path] not in fresh:
-                fresh[keys[path]] = read(path, data) if len(data) <= LARGEST else None
-        with self._database:
-            self._database.executemany(
-                "INSERT OR REPLACE INTO facts VALUES ('source', ?, ?, ?)",
-                ((*key, json.dumps(source, separators=(",", ":"))) for key, source in fresh.items()),
-            )
+        fresh = self._read(keys, [path for path, key in keys.items() if key not in known], contents)
         known |= fresh
         found = {path: source for path, key in keys.items() if (source := known.get(key)) is not None}
         return found, Moved(files=len(found), read=len(fresh))
 
+    def bring(self, blobs: Mapping[str, str], contents: Callable[[list[str]], Iterable[tuple[str, bytes]]]) -> Moved:
+        """Make the sources of a tree known, as `sources` does, without giving them: what is known already is not loaded."""
+        keys = _keys(blobs)
+        with self._database:
+            self._database.execute("CREATE TEMP TABLE IF NOT EXISTS wanted (blob TEXT, suffix TEXT)")
+            self._database.execute("DELETE FROM wanted")
+            self._database.executemany("INSERT INTO wanted VALUES (?, ?)", set(keys.values()))
+        look = "SELECT blob, suffix, value = 'null' FROM wanted JOIN facts USING (blob, suffix) WHERE facts.kind = 'source'"
+        known = {(blob, suffix): bool(left_out) for blob, suffix, left_out in self._database.execute(look)}
+        fresh = self._read(keys, [path for path, key in keys.items() if key not in known], contents)
+        known |= {key: source is None for key, source in fresh.items()}
+        return Moved(files=sum(not known[key] for key in keys.values()), read=len(fresh))
+
+    def has(self, kind: str) -> bool:
+        """Whether anything of a kind was kept."""
+        return self._database.execute("SELECT 1 FROM facts WHERE kind = ? LIMIT 1", (kind,)).fetchone() is not None
+
+    def facts(self, kind: str, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Any]:
+        """What was kept of a kind, by (blob or another digest, suffix or another text)."""
+        look = "SELECT value FROM facts WHERE kind = ? AND blob = ? AND suffix = ?"
+        found_of = {key: self._database.execute(look, (kind, *key)).fetchone() for key in set(keys)}
+        return {key: json.loads(found[0]) for key, found in found_of.items() if found}
+
+    def keep(self, kind: str, facts: Mapping[tuple[str, str], Any]) -> None:
+        """Keep facts, in the place of those of the same key; durable when this returns."""
+        encode = json.JSONEncoder(separators=(",", ":")).encode
+        with self._database:
+            self._database.executemany(
+                "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)",
+                ((kind, *key, encode(value)) for key, value in facts.items()),
+            )
+
+    def _read(
+        self,
+        keys: Mapping[str, tuple[str, str]],
+        paths: list[str],
+        contents: Callable[[list[str]], Iterable[tuple[str, bytes]]],
+    ) -> dict[tuple[str, str], Source | None]:
+        """Read files, each content once, and keep what came of them."""
+        first = list({keys[path]: path for path in paths}.values())
+        fresh = dict[tuple[str, str], Source | None]()
+        for path, data in contents(first):
+            fresh[keys[path]] = read(path, data) if len(data) <= LARGEST else None
+        self.keep("source", fresh)
+        return fresh
+
     def _open(self, path: Path | None) -> None:
         self._database = sqlite3.connect(path or ":memory:", timeout=60)
         self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute(
+            "PRAGMA synchronous = NORMAL"
+        )  # after a power cut the last facts may be gone: made again
         with self._database:
             if self._database.execute("PRAGMA user_version").fetchone()[0] != _FORMAT:
-                self._database.execute("DROP TABLE IF EXISTS facts")
                 self._database.execute(
-                    "CREATE TABLE facts (kind TEXT, blob TEXT, suffix TEXT, value TEXT, "
+                    "CREATE TABLE IF NOT EXISTS facts (kind TEXT, blob TEXT, suffix TEXT, value TEXT, "
                     "PRIMARY KEY (kind, blob, suffix)) WITHOUT ROWID"
                 )
+                self._database.execute("DELETE FROM facts WHERE kind = 'source'")
                 self._database.execute(f"PRAGMA user_version = {_FORMAT}")
 
     def _known(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Source | None]:
@@ -202,6 +254,11 @@ class Index:
             if found := self._database.execute(look, key).fetchone():
                 known[key] = _source(json.loads(found[0]))
         return known
+
+
+def _keys(blobs: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """What the source of each path is kept by: its blob and the suffix, which names the language."""
+    return {path: (blob, PurePosixPath(path).suffix) for path, blob in blobs.items()}
 
 
 def _source(value: Any) -> Source | None:

@@ -13,8 +13,10 @@ from runoff.agent.search import At
 
 Span = tuple[int, int]
 """First and last line, from 1."""
-_WHOLE = 0.5
+_WHOLE = 0.65
 """Share of the budget for whole files, chosen as docs/measured (recall) says: the rest buys definitions of many more."""
+_LARGE, _FIRST = 0.08, 5
+"""Share of the budget that one file may take whole, but for the first so many: of a larger one, definitions are shown."""
 _OUTLINE = 0.02
 """Share of the budget that one outline may take."""
 _OUTLINED = 20
@@ -43,14 +45,15 @@ def pack(
 ) -> Packed:
     """Fill `budget` tokens; `count` says how many a text has. What does not fit is passed over, it never ends the packing.
 
-    `files` and `pieces` come best first. Half goes to whole files; what a file has to be passed over for leaves its
+    `files` and `pieces` come best first. `_WHOLE` goes to whole files; what a file has to be passed over for leaves its
     outline, if that is small; all that is left goes to single definitions.
     """
     whole, outlined, left = list[str](), list[str](), int(budget * _WHOLE)
     passed, last = list[tuple[int, str]](), 0
     for rank, path in enumerate(files):
         # Counting takes longer than anything else here, and no tokenizer gets more than some ten characters into a token.
-        if len(tree[path]) <= 16 * left and (cost := count(_text(tree[path]))) <= left:
+        room = left if rank < _FIRST else min(left, int(budget * _LARGE))
+        if len(tree[path]) <= 16 * room and (cost := count(_text(tree[path]))) <= room:
             whole.append(path)
             left -= cost
             last = rank

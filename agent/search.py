@@ -38,8 +38,11 @@ _ASIDE = 0.4
 """What a file's score is multiplied by that nobody edits to mend the product: vendored, generated, examples, docs."""
 
 _VENDORED = re.compile(
-    r"(^|/)(_?vendor(ed|s)?|third_?party|3rdparty|c?extern(al)?s?|node_modules|_?bundled|site-packages|packages)/"
-    r"|\.min\.\w+$|[-.]\d+\.\d+(\.\d+)?\.\w+$|(^|/)(jquery|underscore)[\w.-]*\.js$|(parsetab|lextab|_pb2)\.py$",
+    r"(^|/)(_?vendor(ed|s)?|third[_-]?party|3rdparty|c?extern(al)?s?|node_modules|bower_components|_?bundled|site-packages|"
+    r"Pods|Carthage|subprojects|Godeps|generated)/"
+    r"|[^/]/packages/.*\.py$"  # requests/packages/urllib3; but packages/ at the top is how JavaScript keeps its own
+    r"|\.min\.\w+$|[-.]\d+\.\d+(\.\d+)?\.\w+$|(^|/)(jquery|underscore)[\w.-]*\.js$"
+    r"|(parsetab|lextab|_pb2(_grpc)?)\.py$|[._]pb\.(go|cc|h|js|ts)$|[._]generated\.\w+$|\.(designer|g)\.\w+$|(^|/)zz_generated",
     re.IGNORECASE,
 )
 _BESIDE = re.compile(
@@ -100,14 +103,24 @@ class Corpus:
         self.own = {path: sorted(words(" ".join(_module(path)[-2:]))) for path in self.sources}
         """The words of a file's own name and its folder's."""
         self.lengths = {path: source.length + self.place[path].total() for path, source in self.sources.items()}
+        length = max(1, sum(self.lengths.values()))
+        self.ats = {path: [At(path, n) for n in range(len(source.pieces))] for path, source in self.sources.items()}
+        self.pieces = sum(map(len, self.ats.values()))
+        mean, mean_piece = length / max(1, len(self.sources)), length / max(1, self.pieces)
+        self.norms = {path: _K1 * (1 - _B + _B * own / mean) for path, own in self.lengths.items()}
+        self.piece_norms = {
+            path: [_K1 * (1 - _B + _B * piece.words / mean_piece) for piece in source.pieces]
+            for path, source in self.sources.items()
+        }
+        """What BM25 adds to a word's count in a file, and in each of its pieces: more where there are many words."""
         self.defined: dict[str, list[At]] = defaultdict(list)
         """Unqualified name → the pieces that define it."""
         self.modules: dict[str, list[str]] = defaultdict(list)
         """Dotted module, or any end of it → files."""
         for path, source in self.sources.items():
-            for n, piece in enumerate(source.pieces):
+            for at, piece in zip(self.ats[path], source.pieces, strict=True):
                 if piece.name:
-                    self.defined[piece.name.rpartition(".")[2]].append(At(path, n))
+                    self.defined[piece.name.rpartition(".")[2]].append(at)
             parts = _module(path)
             for start in range(len(parts)):
                 self.modules[".".join(parts[start:])].append(path)
@@ -238,35 +251,32 @@ def _wanted(issue: str, title: str) -> dict[str, float]:
 
 def _bm25(corpus: Corpus, wanted: Mapping[str, float]) -> tuple[dict[str, float], dict[At, float], dict[str, float]]:
     """BM25 of files and of pieces, and how rare each word is among files."""
-    hits = dict[str, list[str]]()
+    hits = dict[str, list[tuple[str, list[int]]]]()  # of each file: word, piece, count, piece, count, …
     holders, among_pieces = Counter[str](), Counter[str]()
     for path, source in corpus.sources.items():
         bag, place = source.words, corpus.place[path]
-        hits[path] = here = [word for word in wanted if word in bag or word in place]
-        holders.update(here)
-        for word in here:
-            among_pieces[word] += (bag.get(word, "").count(" ") + 1) // 2
-    count, pieces = len(corpus.sources), sum(len(source.pieces) for source in corpus.sources.values())
-    length = sum(corpus.lengths.values())
-    rarity = {word: _idf(count, n) for word, n in holders.items()}
-    piece_gain = {word: wanted[word] * _idf(pieces, n) * (_K1 + 1) for word, n in among_pieces.items()}
+        both = (wanted.keys() & bag.keys()) | (wanted.keys() & place.keys())
+        hits[path] = here = [(word, list(map(int, bag.get(word, "").split()))) for word in sorted(both)]
+        for word, at in here:
+            holders[word] += 1
+            among_pieces[word] += len(at) // 2
+    rarity = {word: _idf(len(corpus.sources), n) for word, n in holders.items()}
+    file_gain = {word: wanted[word] * rarity[word] * (_K1 + 1) for word in holders}
+    piece_gain = {word: wanted[word] * _idf(corpus.pieces, n) * (_K1 + 1) for word, n in among_pieces.items()}
     by_file, by_piece = dict[str, float](), dict[At, float]()
     for path, here in hits.items():
-        source, place = corpus.sources[path], corpus.place[path]
-        norm = _K1 * (1 - _B + _B * corpus.lengths[path] * count / max(1, length))
-        norms = [_K1 * (1 - _B + _B * piece.words * pieces / max(1, length)) for piece in source.pieces]
-        total, parts = 0.0, [0.0] * len(norms)
-        for word in here:
-            at = source.stands(word)
-            often = sum(times for _, times in at) + place.get(word, 0)
-            total += wanted[word] * rarity[word] * often * (_K1 + 1) / (often + norm)
+        place, norm, norms = corpus.place[path], corpus.norms[path], corpus.piece_norms[path]
+        total, parts = 0.0, dict[int, float]()
+        for word, at in here:
+            often = sum(at[1::2]) + place.get(word, 0)
+            total += file_gain[word] * often / (often + norm)
             gain = piece_gain[word]
-            for n, times in at:
-                parts[n] += gain * times / (times + norms[n])
+            for n, times in zip(at[::2], at[1::2], strict=True):
+                parts[n] = parts.get(n, 0.0) + gain * times / (times + norms[n])
         by_file[path] = total
-        for n, score in enumerate(parts):
-            if score:
-                by_piece[At(path, n)] = score
+        ats = corpus.ats[path]
+        for n in sorted(parts):
+            by_piece[ats[n]] = parts[n]
     return by_file, by_piece, rarity
 
 
@@ -356,13 +366,13 @@ def _pieces(
     by_piece: Mapping[At, float],
     named: Mapping[At, float],
 ) -> list[At]:
-    """Pieces by their own words, by being named, and twice by their file."""
-    scores = {
-        (at := At(path, n)): 2 * by_file.get(path, 0.0) + by_piece.get(at, 0.0) + 0.5 * min(named.get(at, 0.0), 1.0)
-        for path in files
-        for n in range(len(corpus.sources[path].pieces))
-    }
-    return sorted(sorted(scores), key=scores.__getitem__, reverse=True)
+    """Pieces by their own words, by their file, and half as much by being named."""
+    scored = list[tuple[float, At]]()
+    for path in files:
+        base = by_file.get(path, 0.0)
+        for at in corpus.ats[path]:
+            scored.append((-base - by_piece.get(at, 0.0) - 0.5 * min(named.get(at, 0.0), 1.0), at))
+    return [at for _, at in sorted(scored)]
 
 
 def _aside(path: str) -> bool:

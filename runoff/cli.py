@@ -36,6 +36,29 @@ _STATES = click.option(
     type=click.Path(path_type=Path),
     help="Where sandbox states are kept.  [default: ~/.cache/runoff/states]",
 )
+_INDEX = click.option(
+    "--index",
+    type=click.Path(path_type=Path),
+    help="Where what is known of repositories is kept.  [default: $RUNOFF_INDEX, else ~/.cache/runoff/index.sqlite]",
+)
+_API_BASE = click.option("--api-base", metavar="URL", help="An OpenAI-compatible server of your own.")
+_PRICE = click.option(
+    "--price",
+    "prices",
+    multiple=True,
+    metavar="IN,OUT",
+    help="Dollars per million tokens, where litellm knows no price; NAME=IN,OUT for one model.",
+)
+_BUDGET = click.option(
+    "--budget", metavar="SUM", help="Stop asking at this sum: 2.50 (dollars), 300ktok, 100calls, 2h; or several: 5,2h."
+)
+_SANDBOX = click.option(
+    "--sandbox",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="What executes code: bubblewrap, docker, or a backend of others; auto is bubblewrap if it runs here.",
+)
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -63,22 +86,12 @@ def _options(command: Any) -> Any:
                 help="Model, as litellm names it; once for all, or one a role (relevance, ranker, tester, editor, verifier, "
                 "selector). NAME@URL asks a server of your own; NAME?effort=high says how much to think.",
             ),
-            click.option("--api-base", metavar="URL", help="An OpenAI-compatible server of your own."),
-            click.option(
-                "--price",
-                "prices",
-                multiple=True,
-                metavar="IN,OUT",
-                help="Dollars per million tokens, where litellm knows no price; NAME=IN,OUT for one model.",
-            ),
+            _API_BASE,
+            _PRICE,
             click.option(
                 "-n", "trajectories", type=click.IntRange(min=1), help="Trajectories an issue; the recipe says 10."
             ),
-            click.option(
-                "--budget",
-                metavar="SUM",
-                help="Stop asking at this sum: 2.50 (dollars), 300ktok, 100calls, 2h; or several: 5,2h.",
-            ),
+            _BUDGET,
             click.option(
                 "--rate",
                 "rates",
@@ -122,13 +135,8 @@ def _options(command: Any) -> Any:
                 type=_Bytes(),
                 help="Beyond this, the states used least recently go.  [default: 50GiB, or half of what is free]",
             ),
-            click.option(
-                "--sandbox",
-                default="auto",
-                show_default=True,
-                metavar="NAME",
-                help="What executes code: bubblewrap, docker, or a backend of others; auto is bubblewrap if it runs here.",
-            ),
+            _INDEX,
+            _SANDBOX,
             click.option(
                 "--record",
                 type=click.Path(path_type=Path),
@@ -145,23 +153,42 @@ def _options(command: Any) -> Any:
     return command
 
 
+def _commands(command: Any) -> Any:
+    """How a repository is installed and its tests are run."""
+    for option in reversed(
+        [
+            click.option(
+                "--setup",
+                help="Shell command that installs the repository; it may use the network.  [default: a guess]",
+            ),
+            click.option(
+                "--build",
+                help="Shell command that builds it again after a change, without network.  [default: --setup]",
+            ),
+            click.option("--test", help="Shell command that runs its tests.  [default: python -m pytest, or npm test]"),
+            click.option(
+                "--python",
+                metavar="VERSION",
+                help="The Python it needs: 3.6 to 3.13, or a path.  [default: runoff's own]",
+            ),
+            click.option(
+                "--index-host",
+                "index_hosts",
+                multiple=True,
+                metavar="HOST",
+                help="A package index that the setup may reach, beside those that pip, uv and npm are configured with.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @click.argument("target")
 @click.option("--issue", metavar="TEXT|@FILE", help="The issue: its text, or @ and a file that holds it.")
 @click.option("--ref", help="The base commit of a git repository.  [default: HEAD]")
-@click.option("--setup", help="Shell command that installs the repository; it may use the network.  [default: a guess]")
-@click.option("--build", help="Shell command that builds it again after a change, without network.  [default: --setup]")
-@click.option("--test", help="Shell command that runs its tests.  [default: python -m pytest, or npm test]")
-@click.option(
-    "--python", metavar="VERSION", help="The Python it needs: 3.6 to 3.13, or a path.  [default: runoff's own]"
-)
-@click.option(
-    "--index-host",
-    "index_hosts",
-    multiple=True,
-    metavar="HOST",
-    help="A package index that the setup may reach, beside those that pip, uv and npm are configured with.",
-)
+@_commands
 @_options
 def solve(**given: Any) -> None:
     """Resolve an issue of TARGET: a local git repository or an unpacked source tree.
@@ -287,17 +314,29 @@ def verify(**given: Any) -> None:
 @cli.command()
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.option("--ref", help="The commit.  [default: HEAD]")
+@_INDEX
 @click.option(
-    "--index", type=click.Path(path_type=Path), help="Where the index is kept.  [default: ~/.cache/runoff/index.sqlite]"
+    "--model", metavar="NAME", help="Have this model write a line on each source file; named as for solve's --model."
 )
+@click.option(
+    "--tests", is_flag=True, help="Run the repository's tests twice, in a sandbox: which pass, which are flaky."
+)
+@_commands
+@_API_BASE
+@_PRICE
+@_BUDGET
+@_STATES
+@_SANDBOX
 def prepare(**given: Any) -> None:
-    """Do once for REPOSITORY, a local git repository, what every issue of it needs: an index of its code.
+    """Do once for REPOSITORY, a local git repository, what every issue of it needs: an index of its code; on request a line
+    on each file by a model, and which tests pass.
 
     \b
     runoff prepare ~/src/click
     runoff prepare ~/src/click --ref v8.1.0     reads only the files that differ
+    runoff prepare ~/src/click --tests --model openai/gpt-5-mini --budget 1
 
-    Not needed before `runoff solve`, which does the same and keeps it. Runs nothing of the repository.
+    Not needed before `runoff solve`, which makes the index itself. Without --tests nothing of the repository is run.
     """
     from runoff.preparation import prepare_command
 

@@ -7,13 +7,15 @@ import json
 import re
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from runoff import prepared
 from runoff.agent.budget import Budget, Prices, parse_budget, parse_price
+from runoff.agent.index import default_place
 from runoff.agent.pace import Rate, parse_rate
 from runoff.instance import BadTarget, Instance, local_instance
 from runoff.models import Answering, roles
@@ -37,12 +39,16 @@ def solve_command(
     **options: Any,
 ) -> int:
     """`runoff solve`. Returns the exit code; raises errors that are for the user."""
-    commands = {"setup": setup, "build": build, "test": test, "python": python}
+    given = {"setup": setup, "build": build, "test": test, "python": python}
+    before = prepared.commands(options.get("index") or default_place(), Path(target))
+    commands = {name: given[name] or before.get(name) for name in given}
     if target.endswith(".jsonl") and Path(target).is_file():
-        instances, notes = problems(Path(target)), list[str]()
+        instances, notes = problems(Path(target), options.get("index") or default_place()), list[str]()
     else:
         made, notes = local_instance(Path(target), read_issue(issue), ref=ref, **commands)
         instances = [made]
+    if said := ", ".join(f"--{name} {commands[name]!r}" for name in before if not given[name]):
+        notes.append(f"as it was prepared: {said}")
     for note in notes:
         click.echo(f"runoff: {note}", err=True)
     names = roles(options["models"])
@@ -66,15 +72,17 @@ def run_to_end(
     return asyncio.run(_run(instances, recipe, names, out, options, watch))
 
 
-def problems(file: Path) -> list[Instance]:
-    """The instances of a JSON-lines file. Raises BadTarget naming the line."""
+def problems(file: Path, index: Path | None = None) -> list[Instance]:
+    """The instances of a JSON-lines file; a command that a line does not give is as it was prepared. Raises BadTarget
+    naming the line."""
     instances: dict[str, Instance] = {}
     for number, line in enumerate(file.read_text().splitlines(), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            wanted = {name: row.get(name) for name in ("ref", "setup", "build", "test", "python")}
+            wanted = prepared.commands(index, file.parent / row["target"]) if index else {}
+            wanted |= {name: row[name] for name in ("ref", "setup", "build", "test", "python") if row.get(name)}
             made, _ = local_instance((file.parent / row["target"]), str(row["issue"]), **wanted)
         except (ValueError, KeyError, TypeError) as error:
             raise BadTarget(
@@ -133,11 +141,11 @@ async def _run(
 ) -> tuple[Run, list[Result]]:
     from runoff.report import report
 
-    budget, interrupted = _budget(options.get("budget")), asyncio.Event()
+    budget, interrupted = budget_of(options.get("budget")), asyncio.Event()
     model = Answering(
         names,
         api_base=options.get("api_base"),
-        prices=_prices(options, names),
+        prices=prices_of(options, names),
         rates=_rates(options),
         stall=options.get("stall") or None,
         native_tools={"native": True, "text": False}.get(options.get("tools") or ""),
@@ -165,6 +173,7 @@ async def _run(
             interrupted=interrupted,
             price_of=model.price_of,
             pools=options.get("pools"),
+            index=options.get("index") or default_place(),
         )
         try:
             with Progress(run) as progress:
@@ -218,7 +227,7 @@ def options_recipe(options: dict[str, Any]) -> Recipe:
     return recipe.model_copy(update={"trajectories": options["trajectories"]}) if options["trajectories"] else recipe
 
 
-def _budget(text: str | None) -> Budget:
+def budget_of(text: str | None) -> Budget:
     if text is None:
         return Budget()
     try:
@@ -238,7 +247,7 @@ def _rates(options: dict[str, Any]) -> dict[str, Rate]:
     return rates
 
 
-def _prices(options: dict[str, Any], names: Models) -> dict[str, Prices]:
+def prices_of(options: Mapping[str, Any], names: Models) -> dict[str, Prices]:
     prices: dict[str, Prices] = {}
     for text in options.get("prices", ()):
         name, equals, numbers = text.rpartition("=")
@@ -250,4 +259,4 @@ def _prices(options: dict[str, Any], names: Models) -> dict[str, Prices]:
     return prices
 
 
-__all__ = ["problems", "run_to_end", "solve_command", "states"]
+__all__ = ["budget_of", "prices_of", "problems", "run_to_end", "solve_command", "states"]

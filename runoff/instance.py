@@ -119,8 +119,13 @@ def tracked(path: Path, ref: str | None) -> tuple[str, dict[str, str], Callable[
     blobs = {name: blob for (mode, _, blob), name in entries if mode.startswith("100")}
 
     def read(wanted: list[str]) -> Iterator[bytes]:
-        for blob in wanted:
-            yield repository.odb.stream(bytes.fromhex(blob)).read()
+        with tempfile.TemporaryFile() as names:
+            names.write("".join(f"{blob}\n" for blob in wanted).encode())
+            names.seek(0)
+            reading = repository.git.cat_file("--batch", istream=names, as_process=True)
+            for _ in wanted:
+                size = int(reading.stdout.readline().split()[2])
+                yield reading.stdout.read(size + 1)[:size]
 
     return commit, blobs, read
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Literal
 
-from runoff import environments
+from runoff import environments, prepared
 from runoff.agent import edits
 from runoff.agent.calls import work_with_tools
 from runoff.agent.context import Context, Tree, find_context, shared_prompt
 from runoff.agent.editing import Candidate, make_edit
 from runoff.agent.environment import Environment, read_tree
-from runoff.agent.index import default_place
 from runoff.agent.observations import AgentRecipe
 from runoff.agent.protocol import Message
 from runoff.agent.shell import work_in_shell
-from runoff.agent.step import Ended, World, settled, trajectory
+from runoff.agent.step import Ended, Step, World, settled, trajectory
 from runoff.agent.testing import GeneratedTest, write_test
 from runoff.instance import Instance
 from runoff.recipe import Recipe, Strategy, dealt
@@ -70,9 +71,16 @@ class Outcome(Value):
 
 
 async def solve(
-    world: World, instance: Instance, recipe: Recipe, models: Models, tell: Callable[[str], None] = lambda stage: None
+    world: World,
+    instance: Instance,
+    recipe: Recipe,
+    models: Models,
+    tell: Callable[[str], None] = lambda stage: None,
+    index: Path | None = None,
 ) -> Outcome:
     """Resolve one instance. Everything paid for is on record, so calling this again goes on from wherever it was.
+
+    `index` is the file of what is known of the repository (`runoff prepare`); None: nothing is known, nothing is kept.
 
     Raises EnvironmentFailed, and what concerns the whole run (see `trajectory`); all else is in the outcome.
     """
@@ -80,8 +88,10 @@ async def solve(
     environment = await environments.build(world, instance, tell)
     tree = await read_tree(world, environment)
 
+    environment, lines = await _prepared(world, tree, environment, index)
+
     tell("context")
-    context, shared = await _shared(world, instance, tree, environment, recipe, models)
+    context, shared = await _shared(world, instance, tree, environment, recipe, models, lines, index)
     if shared is None:
         none = Selection(chosen=None, reason=f"none: no context: {context.note or context.reason}")
         return Outcome(instance=instance, context=context, selection=none)
@@ -106,6 +116,7 @@ async def elect_among(
     models: Models,
     pool: Pool,
     tell: Callable[[str], None] = lambda stage: None,
+    index: Path | None = None,
 ) -> Outcome:
     """The same from the candidates on, with those of other agents. Raises as `solve` does.
 
@@ -115,10 +126,11 @@ async def elect_among(
     tell("environment")
     environment = await environments.build(world, instance, tell)
     tree = await read_tree(world, environment)
+    environment, lines = await _prepared(world, tree, environment, index)
     context, shared, written = None, None, list[Ended[GeneratedTest]]()
     if models:
         tell("context")
-        context, shared = await _shared(world, instance, tree, environment, recipe, models)
+        context, shared = await _shared(world, instance, tree, environment, recipe, models, lines, index)
         if shared is not None:
             tell("tests")
             numbers = range(1, recipe.trajectories + 1)
@@ -226,8 +238,30 @@ async def _test(
     )
 
 
+async def _prepared(
+    world: World, tree: Tree, environment: Environment, index: Path | None
+) -> tuple[Environment, dict[str, str]]:
+    """The environment with what is known of its tests, and prepared lines on files.
+
+    The lines are as they were when the context was begun: what is prepared later changes no prompt of it.
+    """
+    known = await asyncio.to_thread(prepared.of_tree, index, tree, environment) if index else prepared.NOTHING
+    environment, log, lines = environment.model_copy(update={"stable": known.stable}), world.log, known.lines
+    recorded = bool(log.effects["prepared"])
+    if "context" in log.ended or not (recorded or lines) or (log.effects["context"] and not recorded):
+        return environment, {}
+    return environment, dict(await Step(world, "prepared").once("lines", lambda: asyncio.sleep(0, lines)))
+
+
 async def _shared(
-    world: World, instance: Instance, tree: Tree, environment: Environment, recipe: Recipe, models: Models
+    world: World,
+    instance: Instance,
+    tree: Tree,
+    environment: Environment,
+    recipe: Recipe,
+    models: Models,
+    lines: Mapping[str, str],
+    index: Path | None,
 ) -> tuple[Ended[Context], Message | None]:
     """What every conversation about the instance begins with; None where no context was found."""
     context = await trajectory(
@@ -242,7 +276,8 @@ async def _shared(
             instance.statement,
             recipe.context,
             reader=models["editor"],
-            kept=default_place(),
+            kept=index,
+            prepared=lines,
         ),
     )
     if context.value is None:

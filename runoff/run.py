@@ -143,8 +143,10 @@ class Run:
         interrupted: asyncio.Event | None = None,
         price_of: Callable[[str], Prices | None] = lambda model: None,
         pools: Mapping[str, Pool] | None = None,
+        index: Path | None = None,
     ) -> None:
-        """`pools`, by instance: candidates of others, among which to elect rather than to solve."""
+        """`pools`, by instance: candidates of others, among which to elect rather than to solve. `index` is the file of
+        what is known of repositories (`runoff prepare`); None: nothing."""
         self.pools = pools
         self.directory, self.instances, self.recipe, self.models = directory, instances, recipe, models
         self.sandbox, self.budget = sandbox, budget
@@ -154,7 +156,7 @@ class Run:
         self.results: dict[str, Result] = {}
         self.changed: Callable[[], None] = lambda: None
         """Told whenever something happened: progress for people."""
-        self._price_of = price_of
+        self._price_of, self._index = price_of, index
         caps = recipe.budgets or BudgetRecipe()
         directory.open(instances, recipe, models, sandbox.name, pools)
         starts = Starts()
@@ -217,9 +219,10 @@ class Run:
                 self._tell(instance.id, stage)
 
             if self.pools is None:
-                outcome = await solve(world, instance, self.recipe, self.models, tell)
+                outcome = await solve(world, instance, self.recipe, self.models, tell, self._index)
             else:
-                outcome = await elect_among(world, instance, self.recipe, self.models, self.pools[instance.id], tell)
+                pool = self.pools[instance.id]
+                outcome = await elect_among(world, instance, self.recipe, self.models, pool, tell, self._index)
         except (ModelMisconfigured, StoreFull, LogBroken):
             raise  # the same for every instance
         except Stopping as error:

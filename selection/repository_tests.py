@@ -34,6 +34,11 @@ class Outcomes(Value):
     why: str = ""
 
 
+def holds_tests(path: str) -> bool:
+    """Whether a path is a file of Python tests, of those that `run_tests` can be given."""
+    return is_test(path) and path.endswith(".py") and PurePosixPath(path).name not in ("conftest.py", "__init__.py")
+
+
 def near(tree: Tree, changed: Sequence[str], limit: int) -> list[str]:
     """Test files that have to do with the changed files, likeliest first: by name, by import, by folder.
 
@@ -41,9 +46,7 @@ def near(tree: Tree, changed: Sequence[str], limit: int) -> list[str]:
     """
     scores: dict[str, float] = {}
     for path in tree:
-        if not (
-            is_test(path) and path.endswith(".py") and PurePosixPath(path).name not in ("conftest.py", "__init__.py")
-        ):
+        if not holds_tests(path):
             continue
         stem = re.sub(r"^tests?_|_tests?$", "", PurePosixPath(path).stem)
         text = tree[path].decode("utf-8", "replace")
@@ -107,6 +110,16 @@ def passing(first: Outcomes, second: Outcomes) -> tuple[str, ...]:
         for name, end in (first.tests or {}).items()
         if end == "passed" and (second.tests or {}).get(name) == "passed"
     )
+
+
+def known_of(environment: Environment, chosen: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Of the chosen test files, the tests that are known to pass on the base each time, and the files that must be run to know.
+
+    A command whose results are known by its exit code only is one file, `SUITE`.
+    """
+    files = chosen if runner(environment.test or "") else [SUITE]
+    known = [test for path in files for test in environment.stable.get(path, ())]
+    return tuple(known), [path for path in files if path not in environment.stable]
 
 
 def broken(stable: Sequence[str], after: Outcomes) -> tuple[str, ...] | None:

@@ -15,7 +15,7 @@ from runoff.agent.verdict import Verdict, must_fail_control, read_verdict, scrip
 from runoff.sandbox.protocol import State
 from runoff.selection.brought_tests import run_brought, telling
 from runoff.selection.protocol import Cell, Entry, GeneratedTest, OutcomeTable
-from runoff.selection.repository_tests import Outcomes, RegressionRecipe, broken, near, passing, run_tests
+from runoff.selection.repository_tests import Outcomes, RegressionRecipe, broken, known_of, near, passing, run_tests
 from runoff.selection.sameness import same_script
 
 K = TypeVar("K")
@@ -104,18 +104,27 @@ async def _regressions(
     changed = sorted({path for entry in entries for path in patched_paths(entry.candidate.patch)})
     chosen = near(tree, changed, recipe.files)
 
-    async def run(state: State, repetition: int = 0) -> Outcomes:
-        return await run_tests(world, environment, state, chosen, recipe, repetition)
+    async def run(state: State, repetition: int = 0, files: Sequence[str] = chosen) -> Outcomes:
+        return await run_tests(world, environment, state, files, recipe, repetition)
 
-    first, second = await settled(run(environment.state), run(environment.state, 1))
-    stable = passing(first, second)
+    async def on_base(files: Sequence[str]) -> tuple[tuple[str, ...], str]:
+        first, second = await settled(run(environment.state, 0, files), run(environment.state, 1, files))
+        return passing(first, second), first.why
+
+    known, unknown = known_of(environment, chosen)
+    stable, base_why = await on_base(unknown) if unknown or not known else (known, "")
+    stable = tuple(dict.fromkeys((*known, *stable)))
     if not stable:
         return (
             (),
             {entry.id: () for entry in entries},
-            {"base": first.why or "none of the tests near the change passes"},
+            {"base": base_why or "none of the tests near the change passes"},
         )
     after = await _each({entry.id: partial(run, states[entry.id]) for entry in entries})
+    seen = {test for outcome in after.values() for test in outcome.tests or ()}
+    if known and not seen.issuperset(known):
+        # Either all candidates take these tests away, or they have other ids than when they were prepared: the base tells.
+        stable, _ = await on_base(chosen)
     why = {name: outcome.why for name, outcome in after.items() if outcome.why}
     return stable, {name: broken(stable, outcome) for name, outcome in after.items()}, why
 

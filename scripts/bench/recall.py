@@ -235,28 +235,46 @@ def table(title: str, results: list[dict[str, object]]) -> None:
         print(f"| {text} | {' | '.join(share(f'{key} top {top}') for top in TOPS)} |")
 
 
+class Stopwatch:
+    def __enter__(self) -> Stopwatch:
+        self.wall, self.used = -time.perf_counter(), -time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall, self.used = self.wall + time.perf_counter(), self.used + time.process_time()
+
+    def __str__(self) -> str:
+        return f"{self.wall:.2f} s ({self.used:.2f} s of processor)"
+
+
 def speed(git: Git, rows: list[dict[str, str]]) -> None:
-    """Built, asked, moved by 100 commits, in one process on one core; contents come from memory."""
+    """Built, moved by 100 commits, loaded and asked, in one process on one core; contents come from memory.
+
+    Seconds are wall time, which on a busy machine says little, and processor time, which is what the work takes.
+    """
     newest = max(rows, key=lambda row: row["created_at"])["base_commit"]
     older = git.output("rev-list", "--max-count=101", newest).split()[-1]
     place = Path(os.environ.get("TMPDIR", "/tmp")) / f"recall-{os.getpid()}.sqlite"
     try:
-        for what, commit in (("built", older), ("loaded again", older), ("moved 100 commits", newest)):
+        for what, commit in (("built", older), ("nothing to do", older), ("moved 100 commits", newest)):
             blobs = git.blobs(commit)
             tree = {path: git.read(blob) for path, blob in blobs.items()}
-            started, used = time.perf_counter(), time.process_time()
-            index = Index(place)
-            sources, moved = index.sources(blobs, lambda paths, tree=tree: ((path, tree[path]) for path in paths))
-            corpus = Corpus(sources)
-            index.close()
-            took, used = time.perf_counter() - started, time.process_time() - used
-            print(f"{what}: {moved.files} files, {moved.read} read, {took:.2f} s ({used:.2f} s of processor)")
-        taken = list[float]()
+            with Stopwatch() as watch:
+                index = Index(place)
+                moved = index.bring(blobs, lambda paths, tree=tree: ((path, tree[path]) for path in paths))
+                index.close()
+            print(f"{what}: {moved.files} files, {moved.read} read, {watch}")
+        with Stopwatch() as watch:
+            corpus = Corpus(Index(place).sources(blobs, lambda paths: ())[0])
+        print(f"loaded: {watch}")
+        watches = list[Stopwatch]()
         for row in rows[:40]:
-            started = time.perf_counter()
-            search(corpus, row["problem_statement"])
-            taken.append(time.perf_counter() - started)
-        print(f"asked {len(taken)} times: median {1000 * median(taken):.0f} ms, longest {1000 * max(taken):.0f} ms")
+            with Stopwatch() as watch:
+                search(corpus, row["problem_statement"])
+            watches.append(watch)
+        for what, choose in (("median", median), ("longest", max)):
+            wall, used = choose(w.wall for w in watches), choose(w.used for w in watches)
+            print(f"asked {len(watches)} times, {what}: {1000 * wall:.0f} ms ({1000 * used:.0f} ms of processor)")
         print(f"on disk: {place.stat().st_size / 1e6:.1f} MB")
     finally:
         for end in ("", "-wal", "-shm"):
@@ -274,7 +292,7 @@ def main() -> None:
         "--index", type=Path, help="keep the index there, so that another measurement reads no file again"
     )
     parser.add_argument("--limit", type=int, help="no more than the first so many instances of a repository")
-    parser.add_argument("--out", type=Path, help="write one JSON line an instance there")
+    parser.add_argument("--out", type=Path, help="add one JSON line an instance there, as it ends")
     given = parser.parse_args()
     with gzip.open(given.data / "instances.jsonl.gz", "rt") as lines:
         rows = [json.loads(line) for line in lines]
@@ -290,12 +308,14 @@ def main() -> None:
         for name in repositories if given.half in (None, half) else ():
             git = Git(given.repositories / name.replace("/", "__"))
             own = [row for row in rows if row["repo"] == name and git.has(row["base_commit"])][: given.limit]
-            results[half] += measure(name, git, own, answers, given.index)
+            for result in measure(name, git, own, answers, given.index):
+                results[half].append(result)
+                if given.out:
+                    with given.out.open("a") as out:
+                        out.write(json.dumps(result) + "\n")
             if name == "django/django":
                 print(f"\nSpeed on {name}:")
                 speed(git, own)
-    if given.out:
-        given.out.write_text("".join(json.dumps(result) + "\n" for half in results.values() for result in half))
     for half, title in (("1", "The half that settings were chosen on"), ("2", "The other half")):
         if results[half]:
             table(title, results[half])

@@ -110,6 +110,19 @@ def test_it_is_the_same_in_every_process() -> None:
         "src/__tests__/x.jsx",
         "conftest.py",
         "pkg/Tests/X.py",
+        "core/src/test/java/shop/Prices.java",
+        "shop/CartTest.java",
+        "shop/CartIT.java",
+        "Shop.Tests/Cart.cs",
+        "Shop/CartTests.cs",
+        "src/CartTest.php",
+        "net/socket_unittest.cc",
+        "pkg/testdata/in.go",
+        "crates/shop/tests/api.rs",
+        "lib/test/helper.rb",
+        "src/__mocks__/fs.js",
+        "web/cypress/login.js",
+        "web/login.cy.ts",
     ],
 )
 def test_what_is_a_test(path: str) -> None:
@@ -126,6 +139,11 @@ def test_what_is_a_test(path: str) -> None:
         "contest.py",
         "pkg/testutils.py",
         "inspect.py",
+        "shop/Latest.java",
+        "shop/Contest.cs",
+        "src/testament.rs",
+        "src/attest.go",
+        "shop/EDIT.java",
     ],
 )
 def test_what_is_none(path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 
 from runoff.agent.context import Context, find_code, shared_prompt
 from runoff.agent.definitions import definitions, owners
-from runoff.agent.index import Index, blob_hash
+from runoff.agent.index import Index, Moved, blob_hash, default_place
 from runoff.agent.packing import excerpt, own_lines, pack, spans
 from runoff.agent.search import is_vendored
 from runoff.agent.tokenizers import counter, tokens
 
+TOKENIZER_PARTS = ("truncation", "padding", "normalizer", "post_processor", "decoder")
 FILLER = b"".join(b"def filler_%d(x):\n    return x + %d\n\n" % (n, n) for n in range(200))
 TREE = {
     "shop/__init__.py": b"from .cart import Cart\n",
@@ -82,9 +84,22 @@ def test_tests_are_not_searched_and_vendored_code_comes_later() -> None:
     order = first("Cart total", 99)
     assert "tests/test_cart.py" not in order
     assert order.index("shop/cart.py") < order.index("shop/_vendor/cart.py")
-    assert is_vendored("node_modules/x/y.js")
-    assert is_vendored("static/jquery-3.5.1.js")
-    assert not is_vendored("shop/cart.py")
+
+
+@pytest.mark.parametrize(
+    "path",
+    """node_modules/x/y.js static/jquery-3.5.1.js third-party/x.c requests/packages/urllib3/util.py api/shop.pb.go api/shop_pb2.py
+    api/shop.pb.cc Shop/Form.Designer.cs ios/Pods/A/a.c go/vendor/x/y.go k8s/zz_generated.deepcopy.go src/generated/A.java""".split(),
+)
+def test_what_is_somebody_else_s(path: str) -> None:
+    assert is_vendored(path)
+
+
+@pytest.mark.parametrize(
+    "path", "shop/cart.py packages/core/index.js src/designer.py lib/generate.rb src/external.py".split()
+)
+def test_what_is_the_repository_s_own(path: str) -> None:
+    assert not is_vendored(path)
 
 
 def test_nothing_to_search_is_no_error() -> None:
@@ -152,6 +167,30 @@ def test_a_blob_has_the_name_that_git_gives_it() -> None:
     assert blob_hash(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
+def test_what_was_kept_stays_when_sources_are_brought(tmp_path: Path) -> None:
+    kept = tmp_path / "index.sqlite"
+    index = Index(kept)
+    index.keep("line", {("b1", ""): "what it is for"})
+    blobs = {path: blob_hash(data) for path, data in TREE.items()}
+    assert index.bring(blobs, lambda paths: ((path, TREE[path]) for path in paths)) == Moved(
+        files=len(TREE), read=len(TREE)
+    )
+    assert index.bring(blobs, lambda paths: ((path, TREE[path]) for path in paths)) == Moved(files=len(TREE), read=0)
+    index.close()
+    with sqlite3.connect(kept) as database:
+        database.execute("PRAGMA user_version = 0")  # as an older runoff left it
+    assert bring(kept, TREE) == len(TREE)
+    assert Index(kept).facts("line", [("b1", ""), ("b2", "")]) == {("b1", ""): "what it is for"}
+
+
+def test_where_the_index_lies_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    monkeypatch.delenv("RUNOFF_INDEX", raising=False)
+    assert default_place() == Path("/cache/runoff/index.sqlite")
+    monkeypatch.setenv("RUNOFF_INDEX", "/elsewhere/i.sqlite")
+    assert default_place() == Path("/elsewhere/i.sqlite")
+
+
 # What fits
 
 
@@ -188,4 +227,17 @@ def test_a_class_shows_its_own_lines_and_not_its_methods() -> None:
 def test_a_known_model_counts_with_its_own_tokenizer() -> None:
     assert counter("openai/gpt-4o")("hello world") == 2
     assert counter("recorded:anything") is tokens
+    assert counter("openai/gpt-4o?effort=high@http://127.0.0.1:1/v1")("hello world") == 2
     assert counter("openai/gpt-4o")(b"\xff".decode("utf-8", "surrogateescape")) >= 1
+
+
+def test_a_tokenizer_file_counts_for_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"type": "WordLevel", "vocab": {"a": 0, "?": 1}, "unk_token": "?"}
+    parts = {"model": words, "pre_tokenizer": {"type": "Whitespace"}, "added_tokens": [], "version": "1.0"}
+    (tmp_path / "own--model.json").write_text(json.dumps(parts | dict.fromkeys(TOKENIZER_PARTS)))
+    (tmp_path / "broken.json").write_text("{}")
+    monkeypatch.setenv("RUNOFF_TOKENIZERS", str(tmp_path))
+    assert counter("openai/own/model@http://127.0.0.1:1/v1")("a b \udcff a") == 4
+    assert counter("openai/other-model") is tokens
+    with pytest.raises(ValueError, match=r"broken\.json holds no tokenizer"):
+        counter("openai/broken")
