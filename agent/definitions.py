@@ -111,8 +111,8 @@ def definitions(path: str, source: bytes) -> list[Definition]:
         return []
     from tree_sitter import QueryCursor
 
-    parser, query = found
-    nodes = QueryCursor(query).captures(parser.parse(source).root_node).get("definition", [])
+    reader, query = found
+    nodes = QueryCursor(query).captures(reader.parse(source).root_node).get("definition", [])
     listed = list[Definition]()
     around = list[tuple[int, Definition]]()  # (where it ends, what it is) for all that the next node may stand in
     for start, end, node in sorted(((node.start_byte, -node.end_byte, node) for node in nodes), key=lambda n: n[:2]):
@@ -131,6 +131,12 @@ def definitions(path: str, source: bytes) -> list[Definition]:
         around.append((-end, definition))
         listed.append(definition)
     return listed
+
+
+def parser(path: str) -> Parser | None:
+    """The parser for a file by its suffix; None for a language whose grammar is not installed."""
+    found = _grammar(_SUFFIXES.get(PurePosixPath(path).suffix, ""))
+    return found[0] if found else None
 
 
 def owners(found: list[Definition], lines: int) -> list[int]:
