@@ -14,36 +14,10 @@ import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from difflib import unified_diff
-from typing import NamedTuple
 
-from runoff.agent.context import is_test
-from runoff.agent.patches import file_parts
 from runoff.sandbox.protocol import Raw, Value
-from runoff.selection.edits import changes
+from runoff.selection.edits import Edit, apply, edits
 from runoff.selection.pool import Pool
-
-
-class Edit(NamedTuple):
-    """`removed` lines of the base from line `line` on (from 1) give way to `added` ones; nothing removed: they come before it."""
-
-    path: str
-    line: int
-    removed: tuple[str, ...]
-    added: tuple[str, ...]
-
-    @property
-    def name(self) -> tuple[object, ...]:
-        """Equal for edits that do the same at the same place, however it is laid out."""
-        return (self.path, self.line, len(self.removed), tuple(filter(None, map(_bare, self.added))))
-
-    def beside(self, other: Edit) -> bool:
-        """Whether both can be made: they touch no common line, and do not add at the same place."""
-        if self.path != other.path:
-            return True
-        one, two = sorted((self, other), key=lambda edit: (edit.line, len(edit.removed)))
-        return one.line + len(one.removed) < two.line or (
-            one.line + len(one.removed) == two.line and bool(one.removed and two.removed)
-        )
 
 
 class Fused(Value):
@@ -99,8 +73,7 @@ def fuse(
             more.append(edit)
     chosen = sorted(kept + more)
     after = {
-        path: _apply(base.get(path), [edit for edit in chosen if edit.path == path])
-        for path in {e.path for e in chosen}
+        path: apply(base.get(path), [edit for edit in chosen if edit.path == path]) for path in {e.path for e in chosen}
     }
     for path, text in after.items():
         if path.endswith(".py") and not _parses(text) and _parses(base.get(path, b"")):
@@ -115,36 +88,6 @@ def fuse(
         dropped=len(made[best]) - len(kept),
         added=len(more),
     )
-
-
-def edits(patch: bytes, base: Mapping[str, bytes]) -> list[Edit] | None:
-    """A diff as edits of these files, tests left out. None if it does not fit them to the letter, or moves or deletes files."""
-    found = list[Edit]()
-    for part in file_parts(patch):
-        path = part.paths[-1] if part.paths else ""
-        if part.binary or len(part.paths) != 1 or re.search(rb"^deleted file mode", part.text, re.MULTILINE):
-            return None
-        if is_test(path):
-            continue
-        lines = _lines(base[path]) if path in base else []
-        at, removed, added = 0, list[str](), list[str]()
-        for change in changes(part.text):
-            if removed or added:
-                joined = change.line == at + len(removed) and not (change.sign == "-" and added and not removed)
-                if not joined:
-                    found.append(Edit(path, at, tuple(removed), tuple(added)))
-                    removed, added = [], []
-            if not removed and not added:
-                at = change.line
-            (removed if change.sign == "-" else added).append(change.text)
-        if removed or added:
-            found.append(Edit(path, at, tuple(removed), tuple(added)))
-        for edit in found:
-            if edit.path == path:
-                there = lines[edit.line - 1 : edit.line - 1 + len(edit.removed)]
-                if [line.rstrip("\r") for line in there] != list(edit.removed) or not 1 <= edit.line <= len(lines) + 1:
-                    return None
-    return found
 
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
@@ -176,19 +119,6 @@ def _defined(edit: Edit, base: Mapping[str, bytes]) -> set[str]:
     return names - there
 
 
-def _apply(before: bytes | None, chosen: list[Edit]) -> bytes:
-    lines = _lines(before or b"")
-    ends = "\r" if lines and all(line.endswith("\r") for line in lines) else ""
-    for edit in sorted(chosen, reverse=True):
-        lines[edit.line - 1 : edit.line - 1 + len(edit.removed)] = [line + ends for line in edit.added]
-    whole = not before or before.endswith(b"\n")
-    return ("\n".join(lines) + ("\n" if lines and whole else "")).encode("utf-8", "surrogateescape")
-
-
-def _lines(contents: bytes) -> list[str]:
-    return contents.decode("utf-8", "surrogateescape").removesuffix("\n").split("\n") if contents else []
-
-
 def _diff(path: str, before: bytes | None, after: bytes) -> str:
     old, new = ((text or b"").decode("utf-8", "surrogateescape") for text in (before, after))
     head = f"diff --git a/{path} b/{path}\n" + ("new file mode 100644\n" if before is None else "")
@@ -200,11 +130,6 @@ def _diff(path: str, before: bytes | None, after: bytes) -> str:
 
 def _kept_ends(text: str) -> list[str]:
     return re.findall(r"[^\n]*\n|[^\n]+$", text)
-
-
-def _bare(line: str) -> str:
-    text = line.strip()
-    return "" if text.startswith("#") else re.sub(r"\s+", " ", text)
 
 
 def _parses(contents: bytes) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 from runoff.sandbox.protocol import Raw, Value
-from runoff.selection.likeness import Atoms, atoms, likeness
+from runoff.selection.likeness import Atoms, Traits, likeness, nearness, traits
 from runoff.selection.protocol import OutcomeTable
 
 
@@ -28,17 +29,33 @@ class Pool(Value):
     """What executing them showed; its entries are members by id."""
 
     @cached_property
-    def atoms(self) -> tuple[Atoms, ...]:
-        return tuple(atoms(member.patch) for member in self.members)
+    def traits(self) -> tuple[Traits, ...]:
+        return tuple(traits(member.patch) for member in self.members)
 
     @cached_property
-    def likeness(self) -> tuple[tuple[float, ...], ...]:
-        """Of every two members, by their places."""
-        rows = [[0.0] * len(self.members) for _ in self.members]
-        for a, one in enumerate(self.atoms):
-            for b in range(a + 1):
-                rows[a][b] = rows[b][a] = likeness(one, self.atoms[b])
-        return tuple(map(tuple, rows))
+    def atoms(self) -> tuple[Atoms, ...]:
+        return tuple(found.atoms for found in self.traits)
+
+    @cached_property
+    def likeness(self) -> Square:
+        """Of the changed lines of every two members, by their places."""
+        return _square(self.atoms, likeness)
+
+    @cached_property
+    def nearness(self) -> Square:
+        return _square(self.traits, nearness)
+
+
+Square = tuple[tuple[float, ...], ...]
+T = TypeVar("T")
+
+
+def _square(of: Sequence[T], measure: Callable[[T, T], float]) -> Square:
+    rows = [[0.0] * len(of) for _ in of]
+    for a, one in enumerate(of):
+        for b in range(a + 1):
+            rows[a][b] = rows[b][a] = measure(one, of[b])
+    return tuple(map(tuple, rows))
 
 
 Rule = Callable[[Pool], list[float]]
@@ -66,5 +83,5 @@ def majority(same: Callable[[bytes], str]) -> Rule:
 
 
 def blind(pool: Pool) -> list[float]:
-    """How alike a member is to the others, on average: right patches resemble each other, wrong ones scatter."""
-    return [(sum(row) - row[n]) / max(1, len(row) - 1) for n, row in enumerate(pool.likeness)]
+    """How near a member is to the others, on average: right patches resemble each other, wrong ones scatter."""
+    return [(sum(row) - row[n]) / max(1, len(row) - 1) for n, row in enumerate(pool.nearness)]

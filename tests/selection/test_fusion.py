@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runoff.selection.fusion import Fused, NotFused, edits, fuse
+from runoff.selection.edits import edits
+from runoff.selection.fusion import Fused, NotFused, fuse
 from runoff.selection.pool import Member, Pool, blind
 
 BASE = """\
