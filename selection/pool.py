@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -44,6 +44,16 @@ class Pool(Value):
     @cached_property
     def nearness(self) -> Square:
         return _square(self.traits, nearness)
+
+    def only(self, ids: Collection[str]) -> Pool:
+        """The pool of some of its members, without a table. What is known of pairs is kept, not computed again."""
+        places = [n for n, member in enumerate(self.members) if member.id in ids]
+        part = Pool(instance=self.instance, members=tuple(self.members[n] for n in places))
+        for name in ("likeness", "nearness"):
+            square = getattr(self, name)
+            part.__dict__[name] = tuple(tuple(square[a][b] for b in places) for a in places)
+        part.__dict__["traits"] = tuple(self.traits[n] for n in places)
+        return part
 
 
 Square = tuple[tuple[float, ...], ...]

@@ -196,14 +196,15 @@ def measure(
     }
     right = {name: own for name, own in right.items() if len(own) >= 3}
     labelled = {  # a majority in which only labelled patches vote, and the shortest of the largest group is taken
-        name: Pool(instance=name, members=tuple(m for m in batch[name].members if m.id in own))
-        for name, own in right.items()
+        name: batch[name].only(own) for name, own in right.items()
     }
     vote, short = said(labelled, majority(same_text)), said(labelled, shortest)
     again = {n: {agent: vote[n][agent] + 1e-7 * short[n][agent] for agent in own} for n, own in right.items()}
     for title, belongs in SETS.items():
         for where in (0, 1, 2):
             names = [n for n in sorted(right) if belongs(instances[n]) and where in (0, half[instances[n]["repo"]])]
+            if not names:
+                continue
             part = {0: "both halves", 1: "half 1, chosen on", 2: "half 2, reported"}[where]
             found = outcomes(names, rules["first"], right)
             mean, best, oracle = (
@@ -254,8 +255,7 @@ def fragile(
             some = chance.sample(names, int(0.6 * len(names)))
             there = {family for family in sorted(set(of.values())) if chance.random() < 0.75}
             part = {
-                name: Pool(instance=name, members=tuple(m for m in batch[name].members if of[m.agent] in there))
-                for name in some
+                name: batch[name].only({m.id for m in batch[name].members if of[m.agent] in there}) for name in some
             }
             own = {
                 name: {m.id: right[name][m.id] for m in pool.members if m.id in right[name]}

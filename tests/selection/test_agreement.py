@@ -106,6 +106,14 @@ def test_rules_of_one_candidate_and_of_none() -> None:
             assert len(rule(found)) == len(members)
 
 
+@given(st.lists(PATCH, max_size=5), st.sets(st.sampled_from("abcde")))
+def test_a_part_of_a_pool_is_the_pool_of_that_part(patches: list[bytes], some: set[str]) -> None:
+    whole = pool(dict(zip("abcde", patches, strict=False)))
+    part, plain = whole.only(some), pool({m.id: m.patch for m in whole.members if m.id in some})
+    assert part == plain
+    assert (part.traits, part.likeness, part.nearness) == (plain.traits, plain.likeness, plain.nearness)
+
+
 # Reliability
 
 
