@@ -30,6 +30,7 @@ from recall import Git
 from runoff.agent.patches import patched_paths
 from runoff.selection.agreement import AgreementRecipe, families, learn
 from runoff.selection.edits import apply, edits
+from runoff.selection.estimators.resampling import bootstrap
 from runoff.selection.fusion import Fused, fuse
 from runoff.selection.pool import Member, Pool, Rule, blind, first, majority, shortest
 from runoff.selection.predictions import read_predictions
@@ -118,23 +119,18 @@ class Outcome(NamedTuple):
     oracle: float
 
 
-def gap(outcomes: Sequence[Outcome], against: str) -> float:
-    """(selected − baseline) / (oracle − baseline), ratio of means; nan if the baseline leaves nothing."""
+def gap(outcomes: Sequence[Outcome], against: str) -> float | None:
+    """(selected − baseline) / (oracle − baseline), ratio of means; None if the baseline leaves nothing."""
     base = sum(getattr(one, against) for one in outcomes)
     room = sum(one.oracle for one in outcomes) - base
-    return (sum(one.selected for one in outcomes) - base) / room if room > 1e-9 else float("nan")
+    return (sum(one.selected for one in outcomes) - base) / room if room > 1e-9 else None
 
 
-def intervals(outcomes: Sequence[Outcome], resamples: int) -> list[str]:
-    """Of the gap against the mean and against the best single agent, from the same resamples of issues."""
-    chance = random.Random(SEED)
-    drawn: tuple[list[float], list[float]] = ([], [])
-    for _ in range(resamples):
-        selected, mean, best, oracle = map(sum, zip(*chance.choices(outcomes, k=len(outcomes)), strict=True))
-        for values, base in zip(drawn, (mean, best), strict=True):
-            if oracle - base > 1e-9:
-                values.append((selected - base) / (oracle - base))
-    return [f"[{v[int(0.025 * len(v))]:.2f}, {v[int(0.975 * len(v))]:.2f}]" if v else "–" for v in map(sorted, drawn)]
+def with_interval(outcomes: Sequence[Outcome], against: str, resamples: int) -> str:
+    found = bootstrap(outcomes, lambda some: gap(some, against), draws=resamples)
+    if found.value is None or found.low is None or found.high is None:
+        return "–"
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def labels(data: Path) -> dict[tuple[str, str], bool]:
@@ -217,8 +213,7 @@ def measure(
             for rule, scores in [*rules.items(), ("majority as the data's README counts", again)]:
                 found = outcomes(names, scores, right)
                 selected = 100 * sum(one.selected for one in found) / len(found)
-                around = zip(("mean", "best"), intervals(found, resamples), strict=True)
-                gaps = [f"{gap(found, against):.2f} {interval}" for against, interval in around]
+                gaps = [with_interval(found, against, resamples) for against in ("mean", "best")]
                 print(f"| {rule} | {selected:.1f} | {gaps[0]} | {gaps[1]} | {contested(found)} |")
     if fused:
         graded = [
@@ -264,9 +259,9 @@ def fragile(
             some = [name for name in some if len(own[name]) >= 3]
             known = learn([part[name] for name in some]).known
             for rule, scores in (("known", said(part, known)), ("likeness", said(part, blind))):
-                gaps[rule].append(gap(outcomes(some, scores, own), "mean"))
+                gaps[rule].append(gap(outcomes(some, scores, own), "mean") or 0.0)
             found = [one._replace(selected=one.best) for one in outcomes(some, said(part, first), own)]
-            gaps["best"].append(gap(found, "mean"))
+            gaps["best"].append(gap(found, "mean") or 0.0)
         mean = {rule: sum(values) / len(values) for rule, values in gaps.items()}
         low, high = min(gaps["known"]), max(gaps["known"])
         print(
