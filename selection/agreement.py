@@ -70,6 +70,21 @@ class Agents(NamedTuple):
             for member, like in zip(pool.members, blind(pool), strict=True)
         ]
 
+    def apart(self, pool: Pool) -> list[float]:
+        """The rule: likeness to the other families, which have one voice each, that of their member most like.
+
+        It takes from the batch only who belongs together, not who is reliable.
+        """
+        of = [self.family.get(member.agent, member.agent) for member in pool.members]
+        scores = list[float]()
+        for a, row in enumerate(pool.likeness):
+            voice: dict[str, float] = {}
+            for family, like in zip(of, row, strict=True):
+                if family != of[a]:
+                    voice[family] = max(voice.get(family, 0.0), like)
+            scores.append(math.fsum(voice.values()))
+        return scores
+
     def posterior(self, pool: Pool) -> list[float]:
         """The rule: whose chance to be right is the highest, on this issue. Of pools that were learned from; 0 for others."""
         return [self.right.get((pool.instance, member.id), 0.0) for member in pool.members]

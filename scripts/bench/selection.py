@@ -296,6 +296,7 @@ def main() -> None:
         "majority, equal text": said(batch, majority(same_text)),
         "majority, equal lines without comments and white space": said(batch, majority(same_lines)),
         "nearness (agents unknown)": said(batch, blind),
+        "likeness to other families": said(batch, agents.apart),
         "known agents": said(batch, agents.known),
         "known agents, each half learned by itself": apart,
         "known agents and likeness, by the model's chance": said(batch, agents.posterior),

@@ -172,6 +172,14 @@ def test_a_hundred_copies_of_a_bad_agent_gain_nothing() -> None:
     assert agents.family["good"] != agents.family["worse"]
     assert max(agents.reliability, key=lambda name: agents.reliability[name]) == "good"
     assert selected(pools, right, agents.known) > 0.7 > selected(pools, right, blind)
+    assert selected(pools, right, agents.apart) > 0.5 > selected(pools, right, blind)
+
+
+def test_a_family_has_one_voice() -> None:
+    found = pool({"x1": patch("a"), "x2": patch("a"), "x3": patch("b"), "y": patch("b"), "z": patch("c")})
+    of = {"x1": "x", "x2": "x", "x3": "x", "y": "y", "z": "z"}
+    assert learn([found], of).apart(found) == [0, 0, 1, 1, 0]
+    assert learn([found], {}).apart(found) == [1, 1, 1, 1, 0]
 
 
 def test_little_seen_little_said() -> None:
