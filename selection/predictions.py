@@ -64,7 +64,7 @@ class UnknownShape(BadPredictions):
 
 
 _NAMES = "give records with instance_id and model_patch (or patch), as SWE-bench's predictions have them"
-_PATCH = ("model_patch", "patch", "submission")
+_PATCH = ("model_patch", "patch", "submission", "git_patch", "fix_patch")
 _AGENT = ("model_name_or_path", "agent")
 
 
@@ -162,6 +162,8 @@ def _records(value: object, file: Path, line: int | None, root: Path) -> Iterato
         yield _trajectory(value, file, root)
     elif "instance_id" in value:
         yield from _record(value, file, line)
+    elif {"org", "repo", "number"} <= value.keys():
+        yield from _record(value | {"instance_id": f"{value['org']}__{value['repo']}-{value['number']}"}, file, line)
     elif any(name in value for name in _PATCH):
         raise UnknownShape(file, "has a record without instance_id", _NAMES, line)
     else:
@@ -183,6 +185,9 @@ def _record(record: Mapping[str, object], file: Path, line: int | None) -> Itera
         for number, patch in enumerate(trae):
             yield _prediction(instance, f"{agent}/{number}", patch, file, line)
         return
+    held = record.get("test_result")
+    if isinstance(held, dict) and "git_patch" in held:
+        record = {"git_patch": held["git_patch"]}
     name = next((name for name in _PATCH if name in record), None)
     if name is None:
         raise UnknownShape(file, f"has no patch for {instance}", _NAMES, line)
@@ -219,4 +224,6 @@ def _prediction(instance: str, agent: str, patch: object, file: Path, line: int 
 
 
 def _stem(file: Path) -> str:
-    return re.sub(r"(\.(jsonl?|ndjson|gz|traj|pred))+$", "", file.name)
+    """What a file that names no agent is called after: itself, or its folder where every agent's file is called so."""
+    stem = re.sub(r"(\.(jsonl?|ndjson|gz|traj|pred))+$", "", file.name)
+    return file.resolve().parent.name if stem in ("preds", "all_preds", "predictions", "output") else stem

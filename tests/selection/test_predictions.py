@@ -126,6 +126,20 @@ FORMATS: dict[str, tuple[dict[str, object], str, list[tuple[str, str, str]]]] = 
         "repair",
         [("i-1", "agentless", ONE), ("i-1", "agentless#1", TWO)],
     ),
+    "OpenHands' output": (
+        {
+            "claude/output.jsonl": [
+                {"instance_id": "i-1", "test_result": {"git_patch": ONE}, "report": {"resolved": True}}
+            ]
+        },
+        "claude/output.jsonl",
+        [("i-1", "claude", ONE)],
+    ),
+    "Multi-SWE-bench's fixes": (
+        {"gpt.jsonl": [{"org": "o", "repo": "r", "number": 7, "fix_patch": ONE}]},
+        "gpt.jsonl",
+        [("o__r-7", "gpt", ONE)],
+    ),
     "a folder of diffs, one an instance": (
         {"gpt/i-1.diff": ONE, "gpt/i-2.patch": TWO},
         "gpt",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runoff.selection.sameness import fingerprint, same_script
+from runoff.selection.sameness import fingerprint, same_lines, same_script, same_text
 
 CODE = """\
 class Box:
@@ -89,6 +89,54 @@ def test_javascript_is_read_as_javascript() -> None:
     assert not same(one, "function f(a) { return\n a + 1; }\n", "a.js"), "a line end can end a statement"
     assert not same("x = `a b`\n", "x = `a  b`\n", "a.js")
     assert not same("x = /a b/\n", "x = /a  b/\n", "a.js")
+
+
+LANGUAGES = {
+    "a.ts": (
+        "const f = (a: number): string => `${a} b`; // c\n",
+        "const f =\n  (a: number): string => `${a} b`;\n",
+        "`${a}  b`",
+    ),
+    "a.tsx": ("const e = <p title='a'>x y</p>; /* c */\n", "const e = <p title='a'>x y</p>;\n", "x  y"),
+    "a.go": ('package p\n\nvar s = "a b" // c\n', 'package p\nvar s = "a b"\n', '"a  b"'),
+    "a.rs": ('fn f() { let s = "a b"; } // c\n', 'fn f() {\n    let s = "a b";\n}\n', '"a  b"'),
+    "A.java": ('class A { String s = "a b"; /* c */ }\n', 'class A {\n  String s = "a b";\n}\n', '"a  b"'),
+    "a.c": ('#define D "d"\nchar *s = "a b"; // c\n', '#define D "d"\nchar *s =\n  "a b";\n', '"a  b"'),
+    "a.cpp": ('template <class T> T s = "a b"; // c\n', 'template <class T>\nT s = "a b";\n', '"a  b"'),
+    "a.rb": ("def f\n  'a b' # c\nend\n", "def f\n 'a b'\n\nend\n", "'a  b'"),
+    "a.php": ("<?php $s = 'a b'; // c\n", "<?php\n$s = 'a b';\n", "'a  b'"),
+    "a.cs": ('class A { string s = "a b"; /* c */ }\n', 'class A {\n  string s = "a b";\n}\n', '"a  b"'),
+}
+
+
+@pytest.mark.parametrize("path", LANGUAGES)
+def test_every_language_with_a_grammar_is_read_as_itself(path: str) -> None:
+    one, other, wider = LANGUAGES[path]
+    assert same(one, other, path)
+    narrow = wider.replace("  ", " ")
+    assert narrow in one
+    assert not same(one, one.replace(narrow, wider), path), "white space in a string means something"
+    assert not same(one, one.replace("s", "t").replace("f", "g").replace("title", "name"), path)
+
+
+ONE = b"--- a/x.py\n+++ b/x.py\n@@ -1,2 +1,3 @@ def f\n a\n+b\n+ # c\n-c\n"
+
+
+def test_the_text_of_a_change_is_the_same_wherever_it_stands() -> None:
+    moved = b"diff --git a/x.py b/x.py\nindex 1..2\n--- a/x.py\n+++ b/x.py\n@@ -7 +9,2 @@\n+b\n+ # c\n-c\n"
+    assert same_text(ONE) == same_text(moved)
+    for old, new in ((b"+b", b"+ b"), (b"x.py", b"y.py"), (b"-c", b"-d"), (b"# c", b"# d")):
+        assert same_text(ONE) != same_text(ONE.replace(old, new))
+
+
+def test_the_coarse_name_of_a_change_leaves_out_comments_and_white_space() -> None:
+    assert same_lines(ONE) == same_lines(ONE.replace(b"+b", b"+ b").replace(b"# c", b"# d"))
+    assert same_lines(ONE) != same_lines(ONE.replace(b"-c", b"-d"))
+
+
+def test_a_tree_as_deep_as_its_file_is_long_is_read() -> None:
+    deep = "let x = " + "[" * 3000 + "]" * 3000 + ";\n"
+    assert same(deep, deep.replace("let x", "let  x"), "a.js")
 
 
 def test_the_same_change_in_two_files_is_not_the_same() -> None:
