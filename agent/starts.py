@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import itertools
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -40,8 +41,9 @@ class Starts:
         self._arrived = itertools.count()
         self._calls, self._money, self._tokens = 0, 0.0, 0
         """Of all trajectories that came by here, in this process."""
-        self._ended: list[int] = []
-        """The calls of those that have ended."""
+        self._ended, self._made = 0, 0
+        """How many have ended, and the calls that they made."""
+        self._to_look = False
 
     @asynccontextmanager
     async def turn(
@@ -52,14 +54,16 @@ class Starts:
             each for each in _chain(budget) if any(cap is not None for cap in (each.money, each.tokens, each.calls))
         ]
         place = _Place((n, next(self._arrived)), calls, budgets, reserve)
-        self._waiting.append(place)
-        asyncio.get_running_loop().call_soon(self._look)  # when those have come that come together with it
+        bisect.insort(self._waiting, place, key=lambda each: each.order)
+        if not self._to_look:
+            self._to_look = True
+            asyncio.get_running_loop().call_soon(self._look)  # when those have come that come together with it
         try:
             await place.may_begin
             for name in trajectories:
                 self._under_way[instance, name] = place
             yield
-            self._ended += [place.made] if place.made else []
+            self._ended, self._made = self._ended + bool(place.made), self._made + place.made
         finally:
             if place in self._waiting:
                 self._waiting.remove(place)
@@ -82,6 +86,7 @@ class Starts:
 
     def _look(self) -> None:
         """Let those begin, in their order, that may."""
+        self._to_look = False
         if not self._waiting:
             return
         left: dict[int, float] = {}  # calls still expected of what is under way, by the budget they are paid from
@@ -90,28 +95,36 @@ class Starts:
             for budget in place.budgets:
                 left[id(budget)] = left.get(id(budget), 0.0) + self._expected(place)
                 under_way[id(budget)] = under_way.get(id(budget), 0) + 1
-        full = set[int]()  # whoever is first in its order at a budget goes first: none overtakes there
-        for place in sorted(self._waiting, key=lambda place: place.order):
-            ids = [id(budget) for budget in place.budgets]
+        full, still = set[int](), list[_Place]()  # who comes later at a budget that does not do overtakes nobody
+        for number, place in enumerate(self._waiting):
             expected = self._expected(place)
-            if full.isdisjoint(ids) and all(
-                not under_way.get(id(budget))
-                or self._does(budget, left[id(budget)] + expected, under_way[id(budget)], place.reserve)
+            short = [
+                budget
                 for budget in place.budgets
-            ):
-                for budget in place.budgets:
-                    left[id(budget)] = left.get(id(budget), 0.0) + expected
-                    under_way[id(budget)] = under_way.get(id(budget), 0) + 1
-                self._waiting.remove(place)
-                self._begun.add(place)
-                if not place.may_begin.done():
-                    place.may_begin.set_result(None)
-            else:
-                full.update(ids)
+                if id(budget) in full
+                or (
+                    under_way.get(id(budget))
+                    and not self._does(budget, left[id(budget)] + expected, under_way[id(budget)], place.reserve)
+                )
+            ]
+            if short:
+                full.update(map(id, short))
+                still.append(place)
+                if any(budget.within is None for budget in short):  # which all share
+                    still += self._waiting[number + 1 :]
+                    break
+                continue
+            for budget in place.budgets:
+                left[id(budget)] = left.get(id(budget), 0.0) + expected
+                under_way[id(budget)] = under_way.get(id(budget), 0) + 1
+            self._begun.add(place)
+            if not place.may_begin.done():
+                place.may_begin.set_result(None)
+        self._waiting = still
 
     def _expected(self, place: _Place) -> float:
         """Calls that a place will still make."""
-        usual = sum(self._ended) / len(self._ended) if self._ended else place.calls
+        usual = self._made / self._ended if self._ended else place.calls
         return max(1.0, usual - place.made)
 
     def _does(self, budget: Budget, calls: float, under_way: int, reserve: float) -> bool:

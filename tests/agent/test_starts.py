@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, cast
@@ -162,3 +163,44 @@ def test_one_that_is_cancelled_or_fails_leaves_its_place() -> None:
         await asyncio.wait_for(tasks[2], 5)
 
     asyncio.run(scene())
+
+
+def test_an_issue_at_its_own_cap_keeps_no_other_waiting() -> None:
+    async def scene() -> list[str]:
+        starts, run, begun = Starts(), Budget(calls=1000), list[str]()
+
+        async def one(instance: str, n: int, budget: Budget) -> None:
+            async with starts.turn(instance, [f"t{n}"], n, 10, budget):
+                begun.append(f"{instance}{n}")
+                await asyncio.sleep(60)
+
+        poor, rich = Budget(calls=12, within=run), Budget(calls=500, within=run)
+        tasks = [asyncio.ensure_future(one(*who)) for n in (1, 2, 3) for who in (("poor", n, poor), ("rich", n, rich))]
+        await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return begun
+
+    assert asyncio.run(scene()) == ["poor1", "rich1", "rich2", "rich3"]
+
+
+def test_thousands_that_wait_cost_little() -> None:
+    async def scene() -> int:
+        starts, budget, ended = Starts(), Budget(calls=10_000), 0
+
+        async def one(n: int) -> None:
+            nonlocal ended
+            async with starts.turn("i", [f"t{n}"], n, 40, budget):
+                for _ in range(2):
+                    await asyncio.sleep(0)
+                    budget.add(reply := Reply(text="", cost=0.0))
+                    starts.took("i", f"t{n}", reply)
+                ended += 1
+
+        began = time.process_time()
+        await asyncio.gather(*map(one, range(5000)))
+        assert time.process_time() - began < 15, "of the processor's time"
+        return ended
+
+    assert asyncio.run(scene()) == 5000
