@@ -172,7 +172,7 @@ async def _run(
             restart_drifted=options.get("restart_drifted", False),
             interrupted=interrupted,
             price_of=model.price_of,
-            pools=options.get("pools"),
+            entrants=options.get("entrants"),
             index=options.get("index") or default_place(),
         )
         try:

@@ -1,4 +1,4 @@
-"""`runoff elect`: patches of any agents, as pools of candidates for the instances that they are for."""
+"""`runoff elect`: patches of any agents, as entrants of candidates for the instances that they are for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runoff.agent.testing import GeneratedTest
 from runoff.commands import ended, options_recipe, problems, read_issue, run_to_end
 from runoff.instance import BadTarget, Instance, local_instance
 from runoff.models import roles
-from runoff.pipeline import Pool
+from runoff.pipeline import Entrants
 from runoff.run import exit_code
 from runoff.selection.branches import branch_predictions
 from runoff.selection.predictions import Prediction, read_predictions
@@ -53,13 +53,13 @@ def elect_command(
     if branches and repo:
         left = branch_predictions(repo, branches, instances[0].id, instances[0].commit or "HEAD")
         found, notes = found + left.predictions, notes + left.notes
-    pools = pooled(instances, found, scripts)
-    instances = [instance for instance in instances if instance.id in pools]
+    entrants = pooled(instances, found, scripts)
+    instances = [instance for instance in instances if instance.id in entrants]
     for note in notes:
         click.echo(f"runoff: {note}", err=True)
     out = options["out"] or Path("runs") / f"elect-{instances[0].id if len(instances) == 1 else problems_file.stem}"  # type: ignore[union-attr]
     names = roles(options["models"]) if options["models"] else {}
-    _, results = run_to_end(instances, options_recipe(options), names, out, options | {"pools": pools})
+    _, results = run_to_end(instances, options_recipe(options), names, out, options | {"entrants": entrants})
     for result in results:
         click.echo(ended(result, out, alone=len(results) == 1))
     return exit_code(results)
@@ -67,7 +67,7 @@ def elect_command(
 
 def pooled(
     instances: Sequence[Instance], predictions: Sequence[Prediction], tests: Sequence[GeneratedTest] = ()
-) -> dict[str, Pool]:
+) -> dict[str, Entrants]:
     """Instance → its candidates. Raises BadTarget where no prediction is for any of them.
 
     Where there is one instance, and all predictions are for one, it is that one whatever they call it. A candidate is called
@@ -78,16 +78,16 @@ def pooled(
     by_instance = dict[str, list[Prediction]]()
     for prediction in predictions:
         by_instance.setdefault(alone or prediction.instance, []).append(prediction)
-    pools = {
+    entrants = {
         instance.id: _pool(by_instance[instance.id], tests) for instance in instances if instance.id in by_instance
     }
-    if not pools:
+    if not entrants:
         whose = f"; they are for {', '.join(sorted(named)[:3])}" if named else ""
         raise BadTarget(f"no prediction is for {', '.join(instance.id for instance in instances[:3])}{whose}")
-    return pools
+    return entrants
 
 
-def _pool(predictions: Sequence[Prediction], tests: Sequence[GeneratedTest]) -> Pool:
+def _pool(predictions: Sequence[Prediction], tests: Sequence[GeneratedTest]) -> Entrants:
     many = Counter(_plain(prediction.agent) for prediction in predictions)
     seen, candidates, origins = Counter[str](), list[Candidate](), dict[str, str]()
     for prediction in predictions:
@@ -96,7 +96,7 @@ def _pool(predictions: Sequence[Prediction], tests: Sequence[GeneratedTest]) -> 
         own = f"{name}#{seen[name]}" if many[name] > 1 else name
         candidates.append(Candidate(id=own, patch=prediction.patch))
         origins[own] = prediction.agent
-    return Pool(candidates=tuple(candidates), origins=origins, tests=tuple(tests))
+    return Entrants(candidates=tuple(candidates), origins=origins, tests=tuple(tests))
 
 
 def _plain(agent: str) -> str:

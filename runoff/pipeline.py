@@ -43,7 +43,7 @@ class Sample(Value):
         return [self.test, self.edit] if self.test else [self.edit]
 
 
-class Pool(Value):
+class Entrants(Value):
     """Candidates of other agents for one instance."""
 
     candidates: tuple[Candidate, ...]
@@ -114,7 +114,7 @@ async def elect_among(
     instance: Instance,
     recipe: Recipe,
     models: Models,
-    pool: Pool,
+    pool: Entrants,
     tell: Callable[[str], None] = lambda stage: None,
     index: Path | None = None,
 ) -> Outcome:

@@ -31,7 +31,7 @@ from runoff.agent.starts import Starts
 from runoff.agent.step import Drift, World, priced, settled
 from runoff.environments import EnvironmentFailed
 from runoff.instance import BadTarget, Instance
-from runoff.pipeline import Models, Outcome, Pool, elect_among, solve
+from runoff.pipeline import Entrants, Models, Outcome, elect_among, solve
 from runoff.recipe import BudgetRecipe, Recipe
 from runoff.sandbox.protocol import Sandbox, SandboxError, StoreFull, Value
 
@@ -88,12 +88,12 @@ class RunDirectory:
         recipe: Recipe,
         models: Models,
         sandbox: str,
-        pools: Mapping[str, Pool] | None = None,
+        entrants: Mapping[str, Entrants] | None = None,
     ) -> None:
         """Write run.toml, or check that the one here says the same. Raises BadRun, in one line."""
         asked = Secrets().redacted(_identity(instances, recipe, models))
-        if pools is not None:
-            asked["candidates"] = {name: digest(pool.model_dump_json(), size=8) for name, pool in pools.items()}
+        if entrants is not None:
+            asked["candidates"] = {name: digest(pool.model_dump_json(), size=8) for name, pool in entrants.items()}
         file = self.path / "run.toml"
         if self.path.exists() and not self.path.is_dir():
             raise BadRun(f"{self.path} is a file; give another --out")
@@ -142,12 +142,12 @@ class Run:
         restart_drifted: bool = False,
         interrupted: asyncio.Event | None = None,
         price_of: Callable[[str], Prices | None] = lambda model: None,
-        pools: Mapping[str, Pool] | None = None,
+        entrants: Mapping[str, Entrants] | None = None,
         index: Path | None = None,
     ) -> None:
-        """`pools`, by instance: candidates of others, among which to elect rather than to solve. `index` is the file of
+        """`entrants`, by instance: candidates of others, among which to elect rather than to solve. `index` is the file of
         what is known of repositories (`runoff prepare`); None: nothing."""
-        self.pools = pools
+        self.entrants = entrants
         self.directory, self.instances, self.recipe, self.models = directory, instances, recipe, models
         self.sandbox, self.budget = sandbox, budget
         self._interrupted = interrupted or asyncio.Event()
@@ -158,7 +158,7 @@ class Run:
         """Told whenever something happened: progress for people."""
         self._price_of, self._index = price_of, index
         caps = recipe.budgets or BudgetRecipe()
-        directory.open(instances, recipe, models, sandbox.name, pools)
+        directory.open(instances, recipe, models, sandbox.name, entrants)
         starts = Starts()
         for instance in instances:
             issue = _capped(caps.issue, "issue", within=budget)
@@ -218,10 +218,10 @@ class Run:
             def tell(stage: str) -> None:
                 self._tell(instance.id, stage)
 
-            if self.pools is None:
+            if self.entrants is None:
                 outcome = await solve(world, instance, self.recipe, self.models, tell, self._index)
             else:
-                pool = self.pools[instance.id]
+                pool = self.entrants[instance.id]
                 outcome = await elect_among(world, instance, self.recipe, self.models, pool, tell, self._index)
         except (ModelMisconfigured, StoreFull, LogBroken):
             raise  # the same for every instance
