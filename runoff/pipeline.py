@@ -21,7 +21,7 @@ from runoff.agent.testing import GeneratedTest, write_test
 from runoff.instance import Instance
 from runoff.recipe import Recipe, Strategy, dealt
 from runoff.sandbox.protocol import Value
-from runoff.selection.elect import elect, look_at
+from runoff.selection.elect import SelectionRecipe, elect, look_at
 from runoff.selection.protocol import Selection
 from runoff.selection.scaling import Look
 
@@ -138,10 +138,18 @@ async def elect_among(
     tell("selection")
     world.reserve = 0.0
     tests = [*pool.tests, *(test.value for test in written if test.value)]
-    how = recipe.selection
-    how = how.model_copy(update={"brought": True}) if how.brought is None else how
+    how = election(recipe.selection, with_models=bool(models))
     selection = await elect(world, models, shared, tree, environment, pool.candidates, tests, how, pool.origins)
     return Outcome(instance=instance, context=context, selection=selection)
+
+
+def election(recipe: SelectionRecipe, *, with_models: bool) -> SelectionRecipe:
+    """What a recipe leaves open, among candidates of other agents: their tests vote; without models, agreement ranks."""
+    update = {
+        "brought": True if recipe.brought is None else recipe.brought,
+        "ranking": recipe.ranking or (None if with_models else "agreement"),
+    }
+    return recipe.model_copy(update=update)
 
 
 def generated_tests(samples: tuple[Sample, ...] | list[Sample]) -> list[GeneratedTest]:

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from runoff import measure
 from runoff.agent import log
 from runoff.agent.step import Ended
+from runoff.pipeline import election
 from runoff.recipe import Recipe
 from runoff.run import BadRun
 from runoff.selection.elect import EVIDENCE, SelectionRecipe, decided, rank, runoff_of
@@ -39,6 +40,8 @@ class Stored:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError):
             raise BadRun(f"{file} is damaged: what was asked for is not known") from None
         self.recipe = Recipe.model_validate(said["recipe"]).selection
+        if "candidates" in said:  # an election
+            self.recipe = election(self.recipe, with_models=bool(said["model"]))
         self.read = [file]
         self.evidence: dict[str, Evidence] = {}
         self._runoffs: dict[str, dict[str, Ended[Decision]]] = {}

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 
+from runoff.selection.pool import Member, Pool, blind
 from runoff.selection.protocol import Entry, OutcomeTable, Ranking, Score, Standing
 from runoff.selection.ranking import broken_tests, hybrid, standings, verdict
 
@@ -75,6 +76,23 @@ def codet(table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str, Sc
     )
 
 
+def agreement(table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str, Score]) -> list[Standing]:
+    """Fewest broken, most votes, then how near a change is to those of all others: right ones resemble each other.
+
+    What there is to go by without a model. Nearness is `pool.blind`, measured in docs/measured (selection by text).
+    """
+    members = [
+        Member(id=name, agent=name, patch=entry.candidate.patch) for entry in entries for name in entry.proposers
+    ]
+    near = dict(zip([member.id for member in members], blind(Pool(instance="", members=tuple(members))), strict=True))
+    return _ranked(
+        table,
+        entries,
+        scores,
+        lambda entry: (broken_tests(table, entry.id), -table.votes(entry.id), -round(near[entry.proposers[0]], 9)),
+    )
+
+
 def log_odds(table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str, Score]) -> list[Standing]:
     """Evidence added up instead of in an order: no single bad test decides, and none is ignored.
 
@@ -116,13 +134,14 @@ RANKINGS: Mapping[str, Ranking] = {
     "agentless": agentless,
     "trae": trae,
     "codet": codet,
+    "agreement": agreement,
     "log-odds": log_odds,
     "majority": majority,
     "regression": regression,
     "votes": votes,
     "verifier": verifier,
 }
-"""`margin` is the default. The last four are one kind of evidence each, to see what it gives alone."""
+"""`margin` is the default, `agreement` where there is no model. The last four are one kind of evidence each, to see what it gives alone."""
 
 
 def _ranked(

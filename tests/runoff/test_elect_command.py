@@ -96,7 +96,7 @@ def test_replay_decides_by_any_rule_and_as_if_only_some_had_been_there(
     options = ("--repo", make(tmp_path / "project"), "--issue", ISSUE, "--tests", tmp_path / "check.py")
     chosen = elect(pool, *options, states=states, out=out)["chosen"]
     (said,) = json.loads(runoff("replay", out, "--json").stdout)
-    assert said["chosen"]["as run"] == said["chosen"]["margin"] == chosen
+    assert said["chosen"]["as run"] == said["chosen"]["agreement"] == chosen
     assert said["chosen"].keys() >= {"r2e", "codemonkeys", "agentless", "log-odds"}
     for draw in ("1", "2", "3"):
         (some,) = json.loads(runoff("replay", out, "--rule", "votes", "--first", "1", "--draw", draw, "--json").stdout)

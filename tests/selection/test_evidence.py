@@ -139,6 +139,7 @@ def test_each_ranking_decides_by_what_it_is_named_after() -> None:
         "agentless": "d",
         "trae": "c",  # as large a group as d, and smaller
         "codet": "c",
+        "agreement": "c",
         "log-odds": "c",
         "majority": "a",
         "regression": "c",
@@ -148,5 +149,5 @@ def test_each_ranking_decides_by_what_it_is_named_after() -> None:
 
 
 def test_a_ranking_that_nobody_knows_is_named_with_those_there_are() -> None:
-    with pytest.raises(UnknownRanking, match=r"no ranking is called 'best'; there are agentless, codemonkeys, "):
+    with pytest.raises(UnknownRanking, match=r"no ranking is called 'best'; there are agentless, agreement, codemonkeys, "):
         ranking("best")
