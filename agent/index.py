@@ -210,7 +210,7 @@ class Index:
         return {key: json.loads(found[0]) for key, found in found_of.items() if found}
 
     def keep(self, kind: str, facts: Mapping[tuple[str, str], Any]) -> None:
-        """Keep facts, in the place of those of the same key; durable when this returns."""
+        """Keep facts, in the place of those of the same key; when this returns, a kill does not take them."""
         encode = json.JSONEncoder(separators=(",", ":")).encode
         with self._database:
             self._database.executemany(
