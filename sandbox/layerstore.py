@@ -8,7 +8,6 @@ locked, and appears under its name by one rename. All paths are relative to the 
 # Paths are short strings relative to the store, see cell.py.
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import itertools
@@ -24,10 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runoff.sandbox import shared
+    from runoff.sandbox import mounts, shared
     from runoff.sandbox.layers import Changed, Overlay
 else:
     sys.path.append(str(Path(__file__).parent))
+    import mounts
     import shared
     from layers import Changed, Overlay
 
@@ -36,9 +36,6 @@ MAX_LAYERS = 3
 
 LEAST_BYTES, LEAST_INODES = 1 << 20, 16
 """A file system with less left than this is full."""
-
-_NOSUID_NODEV, _DETACH = 2 | 4, 2
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class LayerStore:
@@ -75,7 +72,7 @@ class LayerStore:
         slot = f"{self.session}/{next(self._count)}"
         try:
             os.mkdir(slot)
-            for part in "uwm":
+            for part in "uw":
                 os.mkdir(f"{slot}/{part}")
             yield slot
         finally:
@@ -89,17 +86,19 @@ class LayerStore:
         return layers[1:]
 
     @contextmanager
-    def mounted(self, slot: str, below: Sequence[str], at: str = "") -> Iterator[str]:
-        """What the slot and the layers below it show, as a directory: `at`, or one in the slot."""
-        at, lower = at or f"{slot}/m", ":".join(f"{name}/u" for name in _with_below(below))
+    def mounted(self, slot: str, below: Sequence[str]) -> Iterator[str]:
+        """What the slot and the layers below it show, as a directory, which everyone can reach."""
+        at, lower = f"{mounts.PLACE}/{slot.replace('/', '-')}", ":".join(f"{name}/u" for name in _with_below(below))
         options = f"lowerdir={lower},upperdir={slot}/u,workdir={slot}/w,{self._options}"
-        if _libc.mount(b"overlay", at.encode(), b"overlay", _NOSUID_NODEV, options.encode()):
-            number = ctypes.get_errno()
-            raise OSError(number, f"cannot mount an overlay: {os.strerror(number)}")
+        os.mkdir(at)
         try:
-            yield at
+            mounts.mount("overlay", at, "overlay", mounts.NOSUID | mounts.NODEV, options)
+            try:
+                yield at
+            finally:
+                mounts.detach(at)
         finally:
-            _libc.umount2(at.encode(), _DETACH)
+            os.rmdir(at)
 
     def freeze(self, slot: str, below: tuple[str, ...]) -> tuple[str, ...]:
         """The state that the slot's upper directory makes on top of the layers below."""
@@ -130,8 +129,7 @@ class LayerStore:
     def publish(self, slot: str, name: str, below: Sequence[str]) -> None:
         with open(f"{slot}/below", "w") as file:
             file.write("\n".join(below))
-        for part in "wm":
-            remove(f"{slot}/{part}")
+        remove(f"{slot}/w")
         now = max(time.time_ns(), shared.began(self.session))
         os.utime(f"{slot}/below", ns=(now, now))
         with shared.locked("."):
@@ -162,13 +160,6 @@ class LayerStore:
         name = self._overlay.content(f"{slot}/u", below) or f"x{os.urandom(16).hex()}"
         self.publish(slot, name, below)
         return (name, *below)
-
-
-def mount_small(at: str) -> None:
-    """A place for mount points, in which everyone may go to what they know the name of."""
-    if _libc.mount(b"none", at.encode(), b"tmpfs", _NOSUID_NODEV, b"mode=711,size=64k"):
-        number = ctypes.get_errno()
-        raise OSError(number, f"cannot mount on {at}: {os.strerror(number)}")
 
 
 def _with_below(layers: Sequence[str]) -> list[str]:

@@ -10,46 +10,78 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import suppress
+from typing import NamedTuple
 
-_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWUSER, _PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _KEEP_RIGHTS = 0x10000000, 4, 28, 4
+_CALLS = {"x86_64": (116, 119, 117), "aarch64": (159, 149, 147), "riscv64": (159, 149, 147)}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def pool(users: tuple[int, ...], count: int, nested: int = 0) -> list[int | None]:
-    """Handles of `count` namespaces in which these users keep their numbers; None where the machine has none to give."""
-    handles: list[int | None] = [None] * count
-    with suppress(OSError):
-        for n in range(count):
-            handles[n] = _make(users, nested)
-    return handles
+class Pair(NamedTuple):
+    """Handles of two namespaces, the second in the first, in which only the user is known. No other can be made in them."""
+
+    outer: int
+    """The user's own: whoever starts bubblewrap as that user gives it the right to set up in here, and no other."""
+    inner: int
+    """Where the command ends up. What was made in the outer one, mounts and the network, belongs to nobody in here."""
 
 
-def _make(users: tuple[int, ...], nested: int) -> int:
-    """A child enters a new namespace, and lives only until we have a handle of it. No more than `nested` can be made in it."""
+def pool(user: int, count: int) -> list[Pair | None]:
+    """`count` pairs; None where the machine has none to give."""
+    pairs: list[Pair | None] = [None] * count
+    if os.uname().machine in _CALLS:
+        with suppress(OSError):
+            for n in range(count):
+                pairs[n] = _make(user)
+    return pairs
+
+
+def become(user: int) -> None:
+    """This thread alone, and what it starts: the kernel knows users of threads, and only the C library those of processes."""
+    groups, gid, uid = _CALLS[os.uname().machine]
+    for number, *arguments in ((groups, 0, None), (gid, user, user, user), (uid, user, user, user)):
+        if _libc.syscall(number, *arguments):
+            raise OSError(ctypes.get_errno(), f"cannot become the user {user}")
+
+
+def _make(user: int) -> Pair:
+    """A child enters new namespaces, and lives only until we have handles of them."""
     there, tell = os.pipe()
     wait, go = os.pipe()
     child = os.fork()
     if child == 0:
-        if _libc.unshare(_CLONE_NEWUSER) == 0:
-            os.write(tell, b".")
+        try:
             os.close(go)
-            os.read(wait, 1)
-            with suppress(OSError), open("/proc/sys/user/max_user_namespaces", "w") as file:
-                file.write(str(nested))
-            os.write(tell, b".")
-            os.read(wait, 1)
-        os._exit(0)
+            _libc.prctl(_PR_SET_SECUREBITS, _KEEP_RIGHTS, 0, 0, 0)  # to make namespaces: not every user may
+            os.setgid(user)
+            os.setuid(user)
+            _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # otherwise its own /proc is not its own
+            for nested in (1, 0):
+                _enter(user, nested)
+                os.write(tell, b".")
+                os.read(wait, 1)
+        finally:
+            os._exit(0)
+    os.close(tell)
+    handles = list[int]()
     try:
-        os.close(tell)
-        if not os.read(there, 1):
-            raise PermissionError("no user namespaces here")
-        for which in ("uid_map", "gid_map"):
-            with open(f"/proc/{child}/{which}", "w") as file:
-                file.write("".join(f"{user} {user} 1\n" for user in users))
-        os.write(go, b".")
-        os.read(there, 1)
-        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        while len(handles) < 2:
+            if not os.read(there, 1):
+                raise PermissionError("no user namespaces here")
+            handles.append(os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC))
+            os.write(go, b".")
+        return Pair(*handles)
     finally:
         for handle in (there, wait, go):
             os.close(handle)
         os.waitpid(child, 0)
+
+
+def _enter(user: int, nested: int) -> None:
+    """A new namespace of the user alone, in which no more than `nested` can be made."""
+    if _libc.unshare(_CLONE_NEWUSER):
+        raise PermissionError("no user namespaces here")
+    said = {"sys/user/max_user_namespaces": str(nested), "self/setgroups": "deny"}
+    for name, text in (said | dict.fromkeys(("self/uid_map", "self/gid_map"), f"{user} {user} 1")).items():
+        with open(f"/proc/{name}", "w") as file:
+            file.write(text)

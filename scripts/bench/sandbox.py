@@ -129,15 +129,15 @@ def alone(sandbox: str) -> tuple[str, ...]:
     bwrap, setpriv = shutil.which("bwrap"), shutil.which("setpriv")
     assert bwrap
     isolated = defences.command(
-        (bwrap, setpriv),
+        (bwrap, setpriv if sandbox == "bubblewrap-root" else None),
         (),
         root=root,
+        devices=None,
         read_only=shown,
         beside={},
         masks=defences.masks(lambda path: Path(path).exists()),
         shared_memory=256 << 20,
         user=SANDBOX_UID,
-        become=sandbox == "bubblewrap-root",
         environment={"PATH": os.defpath},
         handles={},
         cwd="/",

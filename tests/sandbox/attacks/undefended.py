@@ -32,9 +32,8 @@ _DROPPED = {
     "session": ("--new-session",),
     "environment": ("--clearenv",),
     "system calls": ("--seccomp", "--add-seccomp-fd"),
-    "user namespace": ("--userns", "--unshare-user", "--disable-userns", "--uid", "--gid"),
+    "user namespace": ("--userns", "--userns2", "--unshare-user", "--disable-userns", "--uid", "--gid"),
     "no more namespaces": ("--disable-userns",),
-    "devices": ("--dev",),
     "capabilities": ("--cap-drop", "--cap-add", "--uid", "--gid"),
 }
 Options = list[list[str]]
@@ -76,8 +75,7 @@ def _without(options: Options, off: set[str], how: dict[str, Any]) -> Options:
     if "masks" in off:
         options = [o for o in options if not o[-1].startswith(("/proc/", "/sys/"))]
     if "devices" in off:
-        options = [o for o in options if o != ["--remount-ro", "/dev"]]
-        options.insert(1, ["--dev-bind", "/dev", "/dev"])
+        options = [["--dev-bind", "/dev", "/dev"] if o[::2] == ["--dev-bind", "/dev"] else o for o in options]
     if "read-only" in off:
         options = [["--bind", *o[1:]] if o[0] == "--ro-bind" else o for o in options]
     if "shared memory" in off:
