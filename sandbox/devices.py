@@ -33,10 +33,11 @@ _DIRECTORIES = ("pts", "shm", "since")
 
 
 class Devices:
-    """Made in the directory `at`. `changeable` is for tests: files can be made in it."""
+    """Made at `at`. `changeable` is for tests: files can be made in it."""
 
     def __init__(self, at: str, *, changeable: bool) -> None:
         self.at = at
+        os.mkdir(at)
         mounts.mount("tmpfs", at, "tmpfs", mounts.NOSUID | mounts.NODEV, "mode=755,size=64k")
         for name in _NODES:
             os.close(os.open(f"{at}/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))

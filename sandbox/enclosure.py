@@ -126,8 +126,7 @@ class Enclosure:
         self._masks = defences.masks(_is_open)
         self._free = SimpleQueue[_Slot]()
         for n, (group, pair) in enumerate(zip(self._cgroups.groups, namespaces, strict=True)):
-            os.mkdir(at := f"{mounts.PLACE}/dev-{n}")
-            devices = Devices(at, changeable="dev-read-only" in self._without)
+            devices = Devices(f"{mounts.PLACE}/dev-{n}", changeable="dev-read-only" in self._without)
             self._free.put(_Slot(group, pair, devices, self._uid))
         groups = self._cgroups
         self.facts = {

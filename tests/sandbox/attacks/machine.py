@@ -7,6 +7,7 @@ async with of("rootless", held=False) as machine:
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -243,7 +244,9 @@ class BubblewrapMachine(Machine):
         plan = json.dumps(self._plan() | {"binds": self._covered()})
         changed = {"unshare": self._program("unshare", _UNSHARE.format(unshare=tools["unshare"], plan=plan))}
         if not self._held:
-            changed["bwrap"] = self._program("bwrap", _BWRAP.format(here=str(HERE), bwrap=tools["bwrap"]))
+            as_root = None if self.mode == "rootless" else self._as_root(tools["setpriv"])
+            text = _BWRAP.format(here=str(HERE), bwrap=tools["bwrap"], as_root=as_root)
+            changed["bwrap"] = self._program("bwrap", text)
         with patch.object(prerequisites, "tools", lambda: tools | changed):
             self.sandbox = Bubblewrap(self.place / "states", self.mode)  # type: ignore[arg-type]
             await own.enter_async_context(self.sandbox)
@@ -261,6 +264,16 @@ class BubblewrapMachine(Machine):
         (programs / name).chmod(0o755)
         return str(programs / name)
 
+    def _as_root(self, setpriv: str) -> str:
+        """For what stands in for bubblewrap, which the sandbox's user starts: nobody else comes here."""
+        os.chown(self.place, 0, SANDBOX_UID)
+        self.place.chmod(0o710)
+        programs = self.place / "programs"
+        programs.mkdir(exist_ok=True)
+        copy = Path(shutil.copy(setpriv, programs))
+        copy.chmod(0o4755)
+        return str(copy)
+
 
 _UNSHARE = """
 import os, sys
@@ -273,7 +286,7 @@ _BWRAP = """
 import sys
 sys.path.append({here!r})
 import undefended
-undefended.main({bwrap!r})
+undefended.main({bwrap!r}, {as_root!r})
 """
 
 

@@ -39,32 +39,42 @@ _DROPPED = {
 Options = list[list[str]]
 
 
-def main(bwrap: str) -> None:
-    options, become, command = _parse(sys.argv[1:])
+def main(bwrap: str, as_root: str | None) -> None:
+    """`as_root`: a program that starts another as root. The helper starts bubblewrap as the sandbox's user, as whom no more
+    defences can be left out than that user could do without."""
+    if os.getuid() and as_root:
+        os.execv(as_root, [as_root, "--reuid=0", "--regid=0", "--clear-groups", *sys.orig_argv])
+    options, command = _parse(sys.argv[1:])
     told = {name: value for option, *rest in options if option == "--setenv" for name, value in [rest]}
     off, how = set(filter(None, told.get(OFF, "").split(","))), json.loads(told.get(HOW, "{}"))
     options = [o for o in options if o[:2] not in (["--setenv", OFF], ["--setenv", HOW])]
+    user = next(int(option[1]) for option in options if option[0] == "--uid")
     options = _without(options, off, how)
-    if "capabilities" in off:
-        become = []
-    if "no new privileges" in off:
-        become = [word for word in become if word != "--no-new-privs"]
     _prepare(off, how)
-    argv = [*become, *command]
+    if as_root and not off & {"bubblewrap", "user namespace", "capabilities"}:
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    elif as_root and "capabilities" not in off:
+        command = _become(user, off) + command
+        options += [["--cap-add", f"CAP_{name}"] for name in ("SETUID", "SETGID", "SETPCAP", "DAC_READ_SEARCH")]
     if "bubblewrap" in off:
-        _bare(options, argv)
-    os.execv(bwrap, [bwrap, *(word for option in options for word in option), "--", *argv])
+        _bare(options, command)
+    os.execv(bwrap, [bwrap, *(word for option in options for word in option), "--", *command])
 
 
-def _parse(argv: list[str]) -> tuple[Options, list[str], list[str]]:
+def _parse(argv: list[str]) -> tuple[Options, list[str]]:
     options, n = Options(), 0
     while argv[n] != "--":
         count = 1 + _COUNT.get(argv[n], 0)
         options.append(argv[n : n + count])
         n += count
-    rest = argv[n + 1 :]
-    split = rest.index("--") + 1 if "--" in rest else 0
-    return options, rest[:split], rest[split:]
+    return options, argv[n + 1 :]
+
+
+def _become(user: int, off: set[str]) -> list[str]:
+    """The user, where no namespace makes one."""
+    rights = ["--inh-caps=-all", "--bounding-set=-all", *(["--no-new-privs"] if "no new privileges" not in off else [])]
+    return ["/usr/bin/setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *rights, "--"]
 
 
 def _without(options: Options, off: set[str], how: dict[str, Any]) -> Options:
@@ -86,8 +96,9 @@ def _without(options: Options, off: set[str], how: dict[str, Any]) -> Options:
         options.append(["--bind", how["mine"], how["mine"]])
     if "capabilities" in off:
         options.append(["--cap-add", "ALL"])
-        if ["--unshare-user"] in options:
-            options += [["--uid", "0"], ["--gid", "0"]]
+        if "user namespace" not in off:
+            options = [o for o in options if o[0] not in ("--userns", "--userns2", "--unshare-user")]
+            options += [["--unshare-user"], ["--uid", "0"], ["--gid", "0"]]
     return options
 
 
