@@ -39,11 +39,8 @@ _DROPPED = {
 Options = list[list[str]]
 
 
-def main(bwrap: str, as_root: str | None) -> None:
-    """`as_root`: a program that starts another as root. The helper starts bubblewrap as the sandbox's user, as whom no more
-    defences can be left out than that user could do without."""
-    if os.getuid() and as_root:
-        os.execv(as_root, [as_root, "--reuid=0", "--regid=0", "--clear-groups", *sys.orig_argv])
+def main(bwrap: str, again: bool) -> None:
+    """`again`: root runs this, and is to become the user that the helper starts bubblewrap as."""
     options, command = _parse(sys.argv[1:])
     told = {name: value for option, *rest in options if option == "--setenv" for name, value in [rest]}
     off, how = set(filter(None, told.get(OFF, "").split(","))), json.loads(told.get(HOW, "{}"))
@@ -51,10 +48,10 @@ def main(bwrap: str, as_root: str | None) -> None:
     user = next(int(option[1]) for option in options if option[0] == "--uid")
     options = _without(options, off, how)
     _prepare(off, how)
-    if as_root and not off & {"bubblewrap", "user namespace", "capabilities"}:
+    if again and not off & {"bubblewrap", "user namespace", "capabilities"}:
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
-    elif as_root and "capabilities" not in off:
+    elif again and "capabilities" not in off:
         command = _become(user, off) + command
         options += [["--cap-add", f"CAP_{name}"] for name in ("SETUID", "SETGID", "SETPCAP", "DAC_READ_SEARCH")]
     if "bubblewrap" in off:
