@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runoff.sandbox import enclosure, imagelayers, layerstore, mounts, skeleton
+    from runoff.sandbox import enclosure, imagelayers, layers, layerstore, mounts, skeleton
 else:  # -I leaves the directory of this file off the path
     sys.path.append(str(Path(__file__).parent))
     import enclosure
     import imagelayers
+    import layers
     import layerstore
     import mounts
     import skeleton
@@ -139,23 +140,23 @@ class Cell:
     def _execute(
         self, request: dict[str, Any], body: bytes, stop: enclosure.Stop
     ) -> tuple[dict[str, Any], bytes, bytes]:
-        layers = tuple(request["layers"])
-        with self._store.used(layers) as there:
+        state = tuple(request["layers"])
+        with self._store.used(state) as there:
             if not there:
-                raise enclosure.Problem("lost", f"the layers of state {layers[0]} are not in the store")
-            return self._execute_in(layers, request, body, stop)
+                raise enclosure.Problem("lost", f"the layers of state {state[0]} are not in the store")
+            return self._execute_in(state, request, body, stop)
 
     def _execute_in(
-        self, layers: tuple[str, ...], request: dict[str, Any], body: bytes, stop: enclosure.Stop
+        self, state: tuple[str, ...], request: dict[str, Any], body: bytes, stop: enclosure.Stop
     ) -> tuple[dict[str, Any], bytes, bytes]:
-        with open(f"{layers[-1]}/shown") as file:
+        with open(f"{state[-1]}/shown") as file:
             shown = json.load(file)
-        foreign = os.path.exists(f"{layers[-1]}/image")
+        foreign = os.path.exists(f"{state[-1]}/image")
         if foreign:
-            with open(f"{layers[-1]}/image") as file:
+            with open(f"{state[-1]}/image") as file:
                 request |= {"foreign": True, "env": json.load(file)["env"] | request["env"]}
         with self._store.slot() as slot, ExitStack() as beside:
-            below = self._store.open(slot, layers)
+            below = self._store.open(slot, state)
             if foreign:  # as in a container, all of it is the user's
                 os.chown(f"{slot}/u", self._owner, self._owner)
             with self._store.mounted(slot, below) as root:
@@ -169,6 +170,8 @@ class Cell:
                 raise OSError(errno.ENOSPC, "no space left where the states live")
             kept = ran.outcome != "lost" and ran.limit not in ("disk", "files")
             after = self._store.freeze(slot, below) if kept and request["freeze"] else None
+            if ran.outcome != "finished" or not layers.is_small(*ran.written):
+                layerstore.remove(slot)  # now, for the disk may need what it gives back
         reply = {"outcome": ran.outcome, "limit": ran.limit, "exit_code": ran.exit_code, "seconds": ran.seconds}
         dropped = ran.stdout.dropped + ran.stderr.dropped
         return reply | {"after": after, "dropped": dropped}, ran.stdout.kept(), ran.stderr.kept()

@@ -73,6 +73,8 @@ class Ran(NamedTuple):
     seconds: float
     stdout: Capped
     stderr: Capped
+    written: tuple[int, int]
+    """Bytes and files, as far as they were counted."""
 
 
 class _Slot:
@@ -267,7 +269,7 @@ class _Running:
                     self._kill()
         if reason in ("", "timed out"):
             reason = watching.end(self._cpu_seconds) or reason
-        return self._ran(reason, ended - began)
+        return self._ran(reason, ended - began, watching.written)
 
     def _hear(self, chunk: bytes) -> None:
         self._said += chunk
@@ -290,7 +292,7 @@ class _Running:
                     self._process.returncode = os.waitstatus_to_exitcode(status)
         return time.monotonic()
 
-    def _ran(self, reason: str, seconds: float) -> Ran:
+    def _ran(self, reason: str, seconds: float, written: tuple[int, int]) -> Ran:
         if reason in ("full", "cancelled"):
             raise Problem(reason, "no space left where the states live" if reason == "full" else "cancelled")
         told: dict[str, int] = {}
@@ -303,7 +305,7 @@ class _Running:
         outcome = "killed" if limit else reason or ("lost" if code is None else "finished")
         if outcome == "lost" and b"Can't chdir" in (words := self._err.kept()):
             raise Problem("refused", words.decode("utf-8", "replace").strip())
-        return Ran(outcome, limit, code, seconds, self._out, self._err)
+        return Ran(outcome, limit, code, seconds, self._out, self._err, written)
 
 
 def _is_open(path: str) -> bool:

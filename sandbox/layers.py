@@ -21,6 +21,10 @@ SMALL_ENTRIES, SMALL_BYTES = 200, 1 << 20
 """A layer within both is named by its content, and copied under the next one instead of being stacked."""
 
 
+def is_small(size: int, count: int) -> bool:
+    return size <= SMALL_BYTES and count <= SMALL_ENTRIES
+
+
 class Entry(NamedTuple):
     """One line of what several layers, taken together, say about what lies under them."""
 
@@ -137,7 +141,7 @@ class Overlay:
         for count, entry in enumerate(self.entries([layer])):
             s, plain = entry.status, stat.S_ISREG(entry.status.st_mode)
             size += s.st_size if plain else 0
-            if count > SMALL_ENTRIES or size > SMALL_BYTES:
+            if not is_small(size, count):
                 return None
             body = _read(entry.source) if plain else b""
             if stat.S_ISLNK(s.st_mode):

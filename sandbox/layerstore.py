@@ -16,10 +16,12 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Queue
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ MAX_LAYERS = 3
 LEAST_BYTES, LEAST_INODES = 1 << 20, 16
 """A file system with less left than this is full."""
 
+_MOST_RUBBISH = 256
+"""Small directories that wait to be removed."""
+
 
 class LayerStore:
     def __init__(self, prefix: str) -> None:
@@ -45,6 +50,8 @@ class LayerStore:
             "userxattr" if prefix.startswith("user") else "redirect_dir=on"
         )
         self.session, self._lock = _locked_directory()  # the lock lasts as long as this process
+        self._rubbish = Queue[str](_MOST_RUBBISH)
+        threading.Thread(target=self._sweep, daemon=True).start()
 
     def holds(self, layers: Sequence[str]) -> bool:
         """Whether layers are there; if so, they stay as long as this session is open and busy with them."""
@@ -68,15 +75,18 @@ class LayerStore:
 
     @contextmanager
     def slot(self) -> Iterator[str]:
-        """A place to make a layer in; gone afterwards, unless it was published."""
+        """A place to make a layer in; gone soon afterwards, unless it was published. What is large is removed before."""
         slot = f"{self.session}/{next(self._count)}"
         try:
-            os.mkdir(slot)
-            for part in "uw":
-                os.mkdir(f"{slot}/{part}")
+            for place in (slot, f"{slot}/u", f"{slot}.work"):
+                os.mkdir(place)
             yield slot
-        finally:
+        except BaseException:
             remove(slot)
+            raise
+        finally:
+            for place in (slot, f"{slot}.work"):
+                self._rubbish.put(place)
 
     def open(self, slot: str, layers: tuple[str, ...]) -> tuple[str, ...]:
         """Start from a state: a small topmost layer is copied into the slot. Returns the layers that are under it."""
@@ -89,7 +99,7 @@ class LayerStore:
     def mounted(self, slot: str, below: Sequence[str]) -> Iterator[str]:
         """What the slot and the layers below it show, as a directory, which everyone can reach."""
         at, lower = f"{mounts.PLACE}/{slot.replace('/', '-')}", ":".join(f"{name}/u" for name in _with_below(below))
-        options = f"lowerdir={lower},upperdir={slot}/u,workdir={slot}/w,{self._options}"
+        options = f"lowerdir={lower},upperdir={slot}/u,workdir={slot}.work,{self._options}"
         os.mkdir(at)
         try:
             mounts.mount("overlay", at, "overlay", mounts.NOSUID | mounts.NODEV, options)
@@ -129,7 +139,6 @@ class LayerStore:
     def publish(self, slot: str, name: str, below: Sequence[str]) -> None:
         with open(f"{slot}/below", "w") as file:
             file.write("\n".join(below))
-        remove(f"{slot}/w")
         now = max(time.time_ns(), shared.began(self.session))
         os.utime(f"{slot}/below", ns=(now, now))
         with shared.locked("."):
@@ -145,6 +154,7 @@ class LayerStore:
 
     def close(self) -> None:
         """Leave nothing, if nothing is being made; otherwise the collector tidies up."""
+        self._rubbish.join()
         with suppress(OSError):
             os.rmdir(self.session)
         with suppress(OSError):
@@ -155,6 +165,12 @@ class LayerStore:
         at = os.statvfs(".")
         inodes = at.f_favail >= LEAST_INODES or not at.f_files  # some file systems have no such limit
         return at.f_bavail * at.f_frsize >= LEAST_BYTES and inodes
+
+    def _sweep(self) -> None:
+        """Nobody need wait for it: some file systems tell the disk of every block that they free, and that takes its time."""
+        while True:
+            remove(self._rubbish.get())
+            self._rubbish.task_done()
 
     def _name(self, slot: str, below: tuple[str, ...]) -> tuple[str, ...]:
         name = self._overlay.content(f"{slot}/u", below) or f"x{os.urandom(16).hex()}"
