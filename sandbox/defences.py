@@ -94,7 +94,7 @@ def command(
     from, by its path. `devices`: what is shown as /dev; None: bubblewrap makes one.
 
     `tools`: where bwrap is, and, inside, the setpriv that becomes the user, if root runs this without user namespaces.
-    Otherwise bubblewrap becomes the user, in the namespaces that `handles` brings (usernamespace.py) or in one that it
+    Otherwise bubblewrap becomes the user, in the namespace that `handles` brings (usernamespace.py) or in one that it
     makes, where whoever runs this is that user. Every kind of isolation is asked for by name: it isolates nothing by itself.
     """
     late = {name: value for name, value in environment.items() if name.startswith(_LOADERS) and tools[1]}

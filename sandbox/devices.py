@@ -59,7 +59,8 @@ class Devices:
 
     def _renew_terminals(self) -> None:
         options = "newinstance,ptmxmode=0666,mode=620"
-        mounts.mount("devpts", f"{self.at}/pts", "devpts", mounts.NOSUID | mounts.NOEXEC, options)
+        flags = mounts.NOSUID | mounts.NOEXEC | mounts.NOATIME  # to look at it is not to use it
+        mounts.mount("devpts", f"{self.at}/pts", "devpts", flags, options)
         self._unused = self._terminals()
 
     def _terminals(self) -> tuple[object, ...]:

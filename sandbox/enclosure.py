@@ -80,18 +80,16 @@ class Ran(NamedTuple):
 class _Slot:
     """What one execution at a time uses. Its thread is in the slot's control group, and so is all that it starts.
 
-    bubblewrap is to die with the thread that started it, so the thread stays. With namespaces the thread is the user
+    bubblewrap is to die with the thread that started it, so the thread stays. With a namespace the thread is the user
     outside, too: bubblewrap then needs nothing of the root to become the user, nor do we trust it.
     """
 
-    def __init__(
-        self, group: cgroups.Group, namespaces: usernamespace.Pair | None, devices: Devices, user: int
-    ) -> None:
-        self.group, self.namespaces, self.devices = group, namespaces, devices
+    def __init__(self, group: cgroups.Group, namespace: int | None, devices: Devices, user: int) -> None:
+        self.group, self.namespace, self.devices = group, namespace, devices
         self._asked, self._answers = SimpleQueue[Callable[[], Any]](), SimpleQueue[Any]()
         threading.Thread(target=self._serve, daemon=True).start()
         self.call(group.enter)
-        if namespaces:
+        if namespace is not None:
             self.call(lambda: usernamespace.become(user))
 
     def start(self, command: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
@@ -127,9 +125,9 @@ class Enclosure:
         self._filter = None if "seccomp" in self._without else seccomp.Filter(watched)
         self._masks = defences.masks(_is_open)
         self._free = SimpleQueue[_Slot]()
-        for n, (group, pair) in enumerate(zip(self._cgroups.groups, namespaces, strict=True)):
+        for n, (group, namespace) in enumerate(zip(self._cgroups.groups, namespaces, strict=True)):
             devices = Devices(f"{mounts.PLACE}/dev-{n}", changeable="dev-read-only" in self._without)
-            self._free.put(_Slot(group, pair, devices, self._uid))
+            self._free.put(_Slot(group, namespace, devices, self._uid))
         groups = self._cgroups
         self.facts = {
             "version": groups.version,
@@ -165,8 +163,8 @@ class Enclosure:
                 told, tell = _pipe(ours, theirs)
                 gate, opener = _pipe(theirs, ours)
                 kept = {"--json-status-fd": tell, "--block-fd": gate}
-                if slot.namespaces:
-                    kept |= {"--userns": slot.namespaces.outer, "--userns2": slot.namespaces.inner}
+                if slot.namespace is not None:
+                    kept["--userns"] = slot.namespace
                 elif self._root and foreign:
                     raise Problem("refused", "images cannot be used as root where there are no user namespaces")
                 if self._filter:
@@ -233,7 +231,10 @@ class _Running:
                 self._handle = os.pidfd_open(first)
                 own.callback(os.close, self._handle)
                 slot.group.take(first)
-                slot.call(lambda: _limit(first, limits, "memory" in slot.group.holds))
+                try:
+                    _limit(first, limits, "memory" in slot.group.holds)
+                except PermissionError:  # a container's root may not, the user may
+                    slot.call(lambda: _limit(first, limits, "memory" in slot.group.holds))
 
     def finish(self, began: float, stop: Stop, watching: watch.Watch) -> Ran:
         """Read what it writes until it is dead; kill it for the first reason there is."""

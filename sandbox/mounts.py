@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND = 1, 2, 4, 8, 32, 4096
+RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, NOATIME, BIND = 1, 2, 4, 8, 32, 1024, 4096
 PLACE = "/sys/module"
 """What the helper mounts lies here, in a directory that everyone may pass: whoever bubblewrap has become must find it, and
 the way to the store is closed to it. Nobody keeps states or tools at this place."""

@@ -10,30 +10,23 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import suppress
-from typing import NamedTuple
 
 _CLONE_NEWUSER, _PR_SET_DUMPABLE, _PR_SET_SECUREBITS, _KEEP_RIGHTS = 0x10000000, 4, 28, 4
 _CALLS = {"x86_64": (116, 119, 117), "aarch64": (159, 149, 147), "riscv64": (159, 149, 147)}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Pair(NamedTuple):
-    """Handles of two namespaces, the second in the first, in which only the user is known. No other can be made in them."""
+def pool(user: int, count: int) -> list[int | None]:
+    """Handles of `count` namespaces that are the user's, who alone is known in them; None where the machine has none to give.
 
-    outer: int
-    """The user's own: whoever starts bubblewrap as that user gives it the right to set up in here, and no other."""
-    inner: int
-    """Where the command ends up. What was made in the outer one, mounts and the network, belongs to nobody in here."""
-
-
-def pool(user: int, count: int) -> list[Pair | None]:
-    """`count` pairs; None where the machine has none to give."""
-    pairs: list[Pair | None] = [None] * count
+    Whoever starts bubblewrap as that user gives it the right to set up in there, and no other.
+    """
+    handles: list[int | None] = [None] * count
     if os.uname().machine in _CALLS:
         with suppress(OSError):
             for n in range(count):
-                pairs[n] = _make(user)
-    return pairs
+                handles[n] = _make(user)
+    return handles
 
 
 def become(user: int) -> None:
@@ -44,44 +37,33 @@ def become(user: int) -> None:
             raise OSError(ctypes.get_errno(), f"cannot become the user {user}")
 
 
-def _make(user: int) -> Pair:
-    """A child enters new namespaces, and lives only until we have handles of them."""
+def _make(user: int) -> int:
+    """A child enters a new namespace, and lives only until we have a handle of it. No other can be made in it."""
     there, tell = os.pipe()
     wait, go = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(go)
-            _libc.prctl(_PR_SET_SECUREBITS, _KEEP_RIGHTS, 0, 0, 0)  # to make namespaces: not every user may
+            _libc.prctl(_PR_SET_SECUREBITS, _KEEP_RIGHTS, 0, 0, 0)  # to make a namespace: not every user may
             os.setgid(user)
             os.setuid(user)
             _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # otherwise its own /proc is not its own
-            for nested in (1, 0):
-                _enter(user, nested)
+            if _libc.unshare(_CLONE_NEWUSER) == 0:
+                said = {"sys/user/max_user_namespaces": "0", "self/setgroups": "deny"}
+                for name, text in (said | dict.fromkeys(("self/uid_map", "self/gid_map"), f"{user} {user} 1")).items():
+                    with open(f"/proc/{name}", "w") as file:
+                        file.write(text)
                 os.write(tell, b".")
                 os.read(wait, 1)
         finally:
             os._exit(0)
-    os.close(tell)
-    handles = list[int]()
     try:
-        while len(handles) < 2:
-            if not os.read(there, 1):
-                raise PermissionError("no user namespaces here")
-            handles.append(os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC))
-            os.write(go, b".")
-        return Pair(*handles)
+        os.close(tell)
+        if not os.read(there, 1):
+            raise PermissionError("no user namespaces here")
+        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         for handle in (there, wait, go):
             os.close(handle)
         os.waitpid(child, 0)
-
-
-def _enter(user: int, nested: int) -> None:
-    """A new namespace of the user alone, in which no more than `nested` can be made."""
-    if _libc.unshare(_CLONE_NEWUSER):
-        raise PermissionError("no user namespaces here")
-    said = {"sys/user/max_user_namespaces": str(nested), "self/setgroups": "deny"}
-    for name, text in (said | dict.fromkeys(("self/uid_map", "self/gid_map"), f"{user} {user} 1")).items():
-        with open(f"/proc/{name}", "w") as file:
-            file.write(text)

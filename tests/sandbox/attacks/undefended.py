@@ -32,7 +32,7 @@ _DROPPED = {
     "session": ("--new-session",),
     "environment": ("--clearenv",),
     "system calls": ("--seccomp", "--add-seccomp-fd"),
-    "user namespace": ("--userns", "--userns2", "--unshare-user", "--disable-userns", "--uid", "--gid"),
+    "user namespace": ("--userns", "--unshare-user", "--disable-userns", "--uid", "--gid"),
     "no more namespaces": ("--disable-userns",),
     "capabilities": ("--cap-drop", "--cap-add", "--uid", "--gid"),
 }
@@ -94,7 +94,7 @@ def _without(options: Options, off: set[str], how: dict[str, Any]) -> Options:
     if "capabilities" in off:
         options.append(["--cap-add", "ALL"])
         if "user namespace" not in off:
-            options = [o for o in options if o[0] not in ("--userns", "--userns2", "--unshare-user")]
+            options = [o for o in options if o[0] not in ("--userns", "--unshare-user")]
             options += [["--unshare-user"], ["--uid", "0"], ["--gid", "0"]]
     return options
 
