@@ -81,7 +81,7 @@ def command(
     *,
     root: str,
     devices: str | None,
-    read_only: Sequence[str],
+    read_only: Mapping[str, str],
     beside: Mapping[str, str],
     masks: Sequence[str],
     shared_memory: int,
@@ -90,8 +90,9 @@ def command(
     handles: Mapping[str, int],
     cwd: str,
 ) -> list[str]:
-    """How bubblewrap is called, up to the command that it is to run. `beside`: where what is shown for this one only comes
-    from, by its path. `devices`: what is shown as /dev; None: bubblewrap makes one.
+    """How bubblewrap is called, up to the command that it is to run. `read_only`: where what is shown of the host comes from,
+    by its path; `beside`: the same, of what is shown for this one only. `devices`: what is shown as /dev; None: bubblewrap
+    makes one.
 
     `tools`: where bwrap is, and, inside, the setpriv that becomes the user, if root runs this without user namespaces.
     Otherwise bubblewrap becomes the user, in the namespace that `handles` brings (usernamespace.py) or in one that it
@@ -100,7 +101,7 @@ def command(
     late = {name: value for name, value in environment.items() if name.startswith(_LOADERS) and tools[1]}
     bwrap: dict[str, list[str]] = {
         "host-files": ["--bind", root, "/"],
-        "read-only": [part for path in read_only for part in ("--ro-bind", path, path)],
+        "read-only": [part for path, source in read_only.items() for part in ("--ro-bind", source, path)],
         "private-tmp": [],
         "proc": ["--proc", "/proc"],
         "proc-masks": list(masks),
@@ -135,7 +136,7 @@ def command(
             bwrap["userns"] = ["--disable-userns"]
     instead = {
         "host-files": ["--ro-bind", "/", "/"],
-        "read-only": [part for path in read_only for part in ("--bind", path, path)],
+        "read-only": [part for path, source in read_only.items() for part in ("--bind", source, path)],
         "private-tmp": ["--bind", "/tmp", "/tmp"],
         "dev": ["--dev-bind", "/dev", "/dev"],
         "shared-memory": ["--perms", "1777", "--tmpfs", "/dev/shm"],

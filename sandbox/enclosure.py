@@ -123,7 +123,7 @@ class Enclosure:
         self._cgroups = cgroups.Cgroups(count, "cgroups" not in self._without)
         watched = "memory" not in self._cgroups.holds
         self._filter = None if "seccomp" in self._without else seccomp.Filter(watched)
-        self._masks = defences.masks(_is_open)
+        self._masks, self._reach = defences.masks(_is_open), mounts.WithinReach()
         self._free = SimpleQueue[_Slot]()
         for n, (group, namespace) in enumerate(zip(self._cgroups.groups, namespaces, strict=True)):
             devices = Devices(f"{mounts.PLACE}/dev-{n}", changeable="dev-read-only" in self._without)
@@ -196,7 +196,7 @@ class Enclosure:
             self._without,
             root=root,
             devices=devices,
-            read_only=shown,
+            read_only={path: self._reach.of(path) for path in shown},
             beside=request.get("beside", {}),
             masks=self._masks,
             shared_memory=SHARED_MEMORY,
