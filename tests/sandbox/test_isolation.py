@@ -37,12 +37,12 @@ async def test_sandboxes_do_not_see_each_other(sandbox: Sandbox) -> None:
     other.cancel()
 
 
-async def test_a_terminal_leaves_nothing_to_the_next_execution(mode: Mode, tmp_path: Path) -> None:
+async def test_a_terminal_leaves_nothing_to_the_next_execution(mode: Mode, sandbox: Bubblewrap, tmp_path: Path) -> None:
     """/dev is made once and shown to one execution after the other."""
     used = "import os, pty; m, s = pty.openpty(); os.write(m, b'told\\n'); print(os.ttyname(s), os.read(s, 9))"
     spoilt = "python3 -c \"import os; os.utime('/dev/pts/ptmx')\"; chmod 0 /dev/pts/ptmx /dev/pts"
     looks = "ls /dev/pts; stat -c '%a %X %Y %Z' /dev/pts /dev/pts/ptmx; ls -l --full-time /dev | grep -v shm"
-    async with Bubblewrap(tmp_path / "states", mode, slots=1) as sandbox:
+    async with Bubblewrap(tmp_path / "one slot", mode, slots=1) as sandbox:
         base = await sandbox.base(Base())
         fresh = (await out(sandbox, base, looks)).splitlines()
         for script in (
