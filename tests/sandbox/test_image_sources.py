@@ -218,5 +218,6 @@ async def test_from_a_registry_that_wants_to_know_who(
     hidden = await out(sandbox, state, "cat /proc/*/environ /proc/*/cmdline; ls -R /home /root /run /tmp 2>/dev/null")
     assert "pa55word" not in hidden
     assert "auth.json" not in hidden
+    await nothing_stays(tmp_path / "states")
     files = [path for path in (tmp_path / "states").rglob("*") if path.is_file() and not path.is_symlink()]
     assert not [path for path in files if b"pa55word" in path.read_bytes()]
