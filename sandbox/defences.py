@@ -31,7 +31,7 @@ DEFENCES: Mapping[str, str] = {
     "keyring": "kernel keyrings of its own",
     "uid": "an unprivileged user; without: whoever runs the sandbox (rootless: under the number 0)",
     "capabilities": "none; without: what the user inside has by itself",
-    "userns": "no further user namespace can be made; as root: the sandbox's own user namespace too",
+    "userns": "no further user namespace can be made",
     "mount-points": "a state whose mount points were replaced is refused",
     "limits": "all of the limits",
     **dict.fromkeys(LIMITS, "this one of the limits"),

@@ -42,7 +42,8 @@ SHARED_MEMORY = 256 << 20
 _ENVIRONMENT = {"PATH": "/env/bin:/usr/local/bin:/usr/bin:/bin", "HOME": "/home/user", "LANG": "C.UTF-8"}
 _NOT_THERE = 127
 _CANNOT_START = 126
-_NEED_NO_NAMESPACES = {"userns", "uid", "capabilities"}
+_NEED_NO_NAMESPACE = {"uid", "capabilities"}
+_NESTED = 8  # namespaces, where that defence is left out
 
 
 class Problem(Exception):
@@ -118,8 +119,9 @@ class Enclosure:
         self._bwrap, self._setpriv, self._root = config["bwrap"], config["setpriv"], config["root"]
         self._uid, count = config["uid"], config["slots"]
         self._without = frozenset(config["without"])
-        own = self._root and not self._without & _NEED_NO_NAMESPACES
-        namespaces = usernamespace.pool(self._uid, count) if own else [None] * count
+        own = self._root and not self._without & _NEED_NO_NAMESPACE
+        nested = _NESTED if "userns" in self._without else 0
+        namespaces = usernamespace.pool(self._uid, count, nested) if own else [None] * count
         self._cgroups = cgroups.Cgroups(count, "cgroups" not in self._without)
         watched = "memory" not in self._cgroups.holds
         self._filter = None if "seccomp" in self._without else seccomp.Filter(watched)

@@ -16,7 +16,7 @@ _CALLS = {"x86_64": (116, 119, 117), "aarch64": (159, 149, 147), "riscv64": (159
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def pool(user: int, count: int) -> list[int | None]:
+def pool(user: int, count: int, nested: int = 0) -> list[int | None]:
     """Handles of `count` namespaces that are the user's, who alone is known in them; None where the machine has none to give.
 
     Whoever starts bubblewrap as that user gives it the right to set up in there, and no other.
@@ -25,7 +25,7 @@ def pool(user: int, count: int) -> list[int | None]:
     if os.uname().machine in _CALLS:
         with suppress(OSError):
             for n in range(count):
-                handles[n] = _make(user)
+                handles[n] = _make(user, nested)
     return handles
 
 
@@ -37,8 +37,8 @@ def become(user: int) -> None:
             raise OSError(ctypes.get_errno(), f"cannot become the user {user}")
 
 
-def _make(user: int) -> int:
-    """A child enters a new namespace, and lives only until we have a handle of it. No other can be made in it."""
+def _make(user: int, nested: int) -> int:
+    """A child enters a new namespace, and lives only until we have a handle of it. No more than `nested` can be made in it."""
     there, tell = os.pipe()
     wait, go = os.pipe()
     child = os.fork()
@@ -50,7 +50,7 @@ def _make(user: int) -> int:
             os.setuid(user)
             _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # otherwise its own /proc is not its own
             if _libc.unshare(_CLONE_NEWUSER) == 0:
-                said = {"sys/user/max_user_namespaces": "0", "self/setgroups": "deny"}
+                said = {"sys/user/max_user_namespaces": str(nested), "self/setgroups": "deny"}
                 for name, text in (said | dict.fromkeys(("self/uid_map", "self/gid_map"), f"{user} {user} 1")).items():
                     with open(f"/proc/{name}", "w") as file:
                         file.write(text)
