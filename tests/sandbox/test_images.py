@@ -416,7 +416,8 @@ async def test_a_real_root_file_system(sandbox: Bubblewrap, mode: str, tmp_path:
     """Prints what docs/how-to/images.md says about time and size."""
     root = Path(os.environ.get("RUNOFF_CACHE", "/var/cache/runoff")) / "rootfs" / "bookworm"
     packed = tmp_path / "rootfs.tar"
-    await asyncio.to_thread(subprocess.run, ["tar", "-C", root, "-cf", packed, "."], check=True)
+    pack = ["tar", "--ignore-failed-read", "-C", root, "-cf", packed, "."]  # three directories are root's alone
+    await asyncio.to_thread(subprocess.run, pack, check=True)
     layout = Layout(tmp_path / "i", [await asyncio.to_thread(packed.read_bytes)])
     before, began = imagefiles.readable(tmp_path / "states"), time.monotonic()
     state = await imported(sandbox, layout)
