@@ -245,7 +245,6 @@ class Bubblewrap(ByExecution):
             "uid": SANDBOX_UID if mode == "root" else INSIDE_UID,
             "bwrap": tools["bwrap"],
             "setpriv": tools["setpriv"],
-            "nsenter": tools["nsenter"],
             "without": sorted(self._without),
         }
         alone = ["--mount", "--propagation", "private"]

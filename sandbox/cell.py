@@ -9,7 +9,7 @@ and the mount table inside a sandbox does not say where the store lies.
     answered   one JSON line, then `stdout` + `stderr` bytes; in any order, each with the number of what was asked
 """
 
-# ruff: noqa: PTH102, PTH106, PTH110, PTH112, PTH114
+# ruff: noqa: PTH102, PTH110, PTH112, PTH114
 # Paths are short strings relative to the store; an execution handles hundreds of them.
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ import resource
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runoff.sandbox import enclosure, imagelayers, layerstore, skeleton
+    from runoff.sandbox import enclosure, imagelayers, layers, layerstore, mounts, skeleton
 else:  # -I leaves the directory of this file off the path
     sys.path.append(str(Path(__file__).parent))
     import enclosure
     import imagelayers
+    import layers
     import layerstore
+    import mounts
     import skeleton
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _COMMANDS_OWN_FAULT = (errno.ENAMETOOLONG, errno.E2BIG, errno.ELOOP)
 _RULES = (".gitignore", ".gitattributes")
 """A change of these says something about files that did not change."""
-_PLACE = "/sys/module"
 _JOIN_SESSION_KEYRING = 1
 _KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219}
 
@@ -47,11 +47,12 @@ class Cell:
     def __init__(self, config: dict[str, Any]) -> None:
         self._socket = socket.socket(fileno=0)
         self._sending, self._running = threading.Lock(), dict[int, enclosure.Stop]()
+        mounts.open_place()
         self._enclosure = enclosure.Enclosure(config)
         prefix = "trusted.overlay." if config["root"] else "user.overlay."
         self._store = layerstore.LayerStore(prefix)
         self._owner = config["uid"] if config["root"] else os.getuid()
-        self._uid, self._root, self._open = config["uid"], config["root"], threading.Lock()
+        self._uid = config["uid"]
         self._images = imagelayers.ImageLayers(self._store, self._enclosure, prefix, self._owner, self._uid)
         self._look_at_mount_points = "mount-points" not in config["without"]
 
@@ -139,26 +140,26 @@ class Cell:
     def _execute(
         self, request: dict[str, Any], body: bytes, stop: enclosure.Stop
     ) -> tuple[dict[str, Any], bytes, bytes]:
-        layers = tuple(request["layers"])
-        with self._store.used(layers) as there:
+        state = tuple(request["layers"])
+        with self._store.used(state) as there:
             if not there:
-                raise enclosure.Problem("lost", f"the layers of state {layers[0]} are not in the store")
-            return self._execute_in(layers, request, body, stop)
+                raise enclosure.Problem("lost", f"the layers of state {state[0]} are not in the store")
+            return self._execute_in(state, request, body, stop)
 
     def _execute_in(
-        self, layers: tuple[str, ...], request: dict[str, Any], body: bytes, stop: enclosure.Stop
+        self, state: tuple[str, ...], request: dict[str, Any], body: bytes, stop: enclosure.Stop
     ) -> tuple[dict[str, Any], bytes, bytes]:
-        with open(f"{layers[-1]}/shown") as file:
+        with open(f"{state[-1]}/shown") as file:
             shown = json.load(file)
-        foreign = os.path.exists(f"{layers[-1]}/image")
+        foreign = os.path.exists(f"{state[-1]}/image")
         if foreign:
-            with open(f"{layers[-1]}/image") as file:
+            with open(f"{state[-1]}/image") as file:
                 request |= {"foreign": True, "env": json.load(file)["env"] | request["env"]}
-        with self._store.slot() as slot, ExitStack() as beside, self._within_reach(slot, foreign=foreign) as at:
-            below = self._store.open(slot, layers)
+        with self._store.slot() as slot, ExitStack() as beside:
+            below = self._store.open(slot, state)
             if foreign:  # as in a container, all of it is the user's
                 os.chown(f"{slot}/u", self._owner, self._owner)
-            with self._store.mounted(slot, below, at) as root:
+            with self._store.mounted(slot, below) as root:
                 for path in skeleton.mount_points(shown) if self._look_at_mount_points else []:
                     _refuse_moved(root, path)
                 if compared := request.get("compared"):
@@ -169,6 +170,8 @@ class Cell:
                 raise OSError(errno.ENOSPC, "no space left where the states live")
             kept = ran.outcome != "lost" and ran.limit not in ("disk", "files")
             after = self._store.freeze(slot, below) if kept and request["freeze"] else None
+            if ran.outcome != "finished" or not layers.is_small(*ran.written):
+                layerstore.remove(slot)  # now, for the disk may need what it gives back
         reply = {"outcome": ran.outcome, "limit": ran.limit, "exit_code": ran.exit_code, "seconds": ran.seconds}
         dropped = ran.stdout.dropped + ran.stderr.dropped
         return reply | {"after": after, "dropped": dropped}, ran.stdout.kept(), ran.stderr.kept()
@@ -180,8 +183,7 @@ class Cell:
         if not beside.enter_context(self._store.used(since)):
             raise enclosure.Problem("lost", f"the layers of state {since[0]} are not in the store")
         slot = beside.enter_context(self._store.slot())
-        place = beside.enter_context(self._within_reach(slot, foreign=bool(request.get("foreign"))))
-        before = beside.enter_context(self._store.mounted(slot, since, place))
+        before = beside.enter_context(self._store.mounted(slot, since))
         for tree, path in ((root, at), (before, at), (before, f"{at}/.git")):
             if not _is_plain_directory(tree, path):
                 raise enclosure.Problem(
@@ -195,25 +197,6 @@ class Cell:
             told, body = {"LISTED": f"{len(present)} {len(gone)}"}, present + gone
         shown = {"/dev/since": f"{before}{at}/.git"}
         return request | {"env": request["env"] | told, "beside": shown}, body
-
-    @contextmanager
-    def _within_reach(self, slot: str, *, foreign: bool) -> Iterator[str]:
-        """Where bubblewrap finds an image's root: it runs as the user then, to whom the way to the store is closed.
-
-        A place in our own mount namespace in which nobody keeps states or tools.
-        """
-        if not (foreign and self._root):
-            yield ""
-            return
-        with self._open:
-            if not os.path.ismount(_PLACE):
-                layerstore.mount_small(_PLACE)
-        at = f"{_PLACE}/{slot.replace('/', '-')}"
-        os.mkdir(at)
-        try:
-            yield at
-        finally:
-            os.rmdir(at)
 
 
 def _is_plain_directory(root: str, path: str) -> bool:
@@ -252,4 +235,6 @@ if __name__ == "__main__":
     config = json.loads(sys.argv[1])
     if "keyring" not in config["without"]:
         _forget_keys()
+    if config["root"]:
+        os.setgroups([])  # nothing that bubblewrap starts has others than its user's own
     Cell(config).serve()

@@ -31,7 +31,7 @@ DEFENCES: Mapping[str, str] = {
     "keyring": "kernel keyrings of its own",
     "uid": "an unprivileged user; without: whoever runs the sandbox (rootless: under the number 0)",
     "capabilities": "none; without: what the user inside has by itself",
-    "userns": "no further user namespace can be made; as root: the sandbox's own user namespace too",
+    "userns": "no further user namespace can be made",
     "mount-points": "a state whose mount points were replaced is refused",
     "limits": "all of the limits",
     **dict.fromkeys(LIMITS, "this one of the limits"),
@@ -80,34 +80,35 @@ def command(
     without: Collection[str],
     *,
     root: str,
-    read_only: Sequence[str],
+    devices: str | None,
+    read_only: Mapping[str, str],
     beside: Mapping[str, str],
     masks: Sequence[str],
     shared_memory: int,
     user: int,
-    become: bool,
     environment: Mapping[str, str],
     handles: Mapping[str, int],
     cwd: str,
 ) -> list[str]:
-    """How bubblewrap is called, up to the command that it is to run. `beside`: where what is shown for this one only comes
-    from, by its path. `tools`: where bwrap is, and setpriv inside (None: nothing inside is believed to be it, and whoever
-    runs this is the user already).
+    """How bubblewrap is called, up to the command that it is to run. `read_only`: where what is shown of the host comes from,
+    by its path; `beside`: the same, of what is shown for this one only. `devices`: what is shown as /dev; None: bubblewrap
+    makes one.
 
-    `become`: root runs it, and setpriv becomes the user; otherwise a user namespace makes whoever runs it that user.
-    Every kind of isolation is asked for by name: bubblewrap isolates nothing by itself.
+    `tools`: where bwrap is, and, inside, the setpriv that becomes the user, if root runs this without user namespaces.
+    Otherwise bubblewrap becomes the user, in the namespace that `handles` brings (usernamespace.py) or in one that it
+    makes, where whoever runs this is that user. Every kind of isolation is asked for by name: it isolates nothing by itself.
     """
     late = {name: value for name, value in environment.items() if name.startswith(_LOADERS) and tools[1]}
     bwrap: dict[str, list[str]] = {
         "host-files": ["--bind", root, "/"],
-        "read-only": [part for path in read_only for part in ("--ro-bind", path, path)],
+        "read-only": [part for path, source in read_only.items() for part in ("--ro-bind", source, path)],
         "private-tmp": [],
         "proc": ["--proc", "/proc"],
         "proc-masks": list(masks),
-        "dev": ["--dev", "/dev"],
+        "dev": ["--dev-bind", devices, "/dev"] if devices else ["--dev", "/dev"],
         "shared-memory": ["--perms", "1777", "--size", str(shared_memory), "--tmpfs", "/dev/shm"],
         "beside": [part for path, source in beside.items() for part in ("--ro-bind", source, path)],
-        "dev-read-only": ["--remount-ro", "/dev"],
+        "dev-read-only": [] if devices else ["--remount-ro", "/dev"],
         "pids": ["--unshare-pid"],
         "ipc": ["--unshare-ipc"],
         "hostname": ["--unshare-uts", "--hostname", "sandbox"],
@@ -124,17 +125,18 @@ def command(
         "directory": ["--chdir", cwd],
     }
     setpriv: dict[str, list[str]] = {"privileges": ["--no-new-privs"]}
-    if become:
+    if tools[1]:
         bwrap["capabilities"] += [part for name in _ROOTS_NEEDS for part in ("--cap-add", f"CAP_{name}")]
         setpriv["uid"] = [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
         setpriv["capabilities"] = ["--inh-caps=-all", "--bounding-set=-all"]
     else:
-        bwrap["user"] = ["--unshare-user"]
-        bwrap["userns"] = ["--disable-userns"]
         bwrap["uid"] = ["--uid", str(user), "--gid", str(user)]
+        if "--userns" not in handles:
+            bwrap["user"] = ["--unshare-user"]
+            bwrap["userns"] = ["--disable-userns"]
     instead = {
         "host-files": ["--ro-bind", "/", "/"],
-        "read-only": [part for path in read_only for part in ("--bind", path, path)],
+        "read-only": [part for path, source in read_only.items() for part in ("--bind", source, path)],
         "private-tmp": ["--bind", "/tmp", "/tmp"],
         "dev": ["--dev-bind", "/dev", "/dev"],
         "shared-memory": ["--perms", "1777", "--tmpfs", "/dev/shm"],

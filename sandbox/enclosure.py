@@ -22,15 +22,18 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from runoff.sandbox import cgroups, defences, seccomp, usernamespace, watch
+    from runoff.sandbox import cgroups, defences, mounts, seccomp, usernamespace, watch
+    from runoff.sandbox.devices import Devices
     from runoff.sandbox.streams import Capped
 else:
     sys.path.append(str(Path(__file__).parent))
     import cgroups
     import defences
+    import mounts
     import seccomp
     import usernamespace
     import watch
+    from devices import Devices
     from streams import Capped
 
 SHARED_MEMORY = 256 << 20
@@ -38,7 +41,9 @@ SHARED_MEMORY = 256 << 20
 
 _ENVIRONMENT = {"PATH": "/env/bin:/usr/local/bin:/usr/bin:/bin", "HOME": "/home/user", "LANG": "C.UTF-8"}
 _NOT_THERE = 127
-_BUBBLEWRAPS_OWN = 64  # user namespaces: two at a time, which the kernel counts for a while after they are gone
+_CANNOT_START = 126
+_NEED_NO_NAMESPACE = {"uid", "capabilities"}
+_NESTED = 8  # namespaces, where that defence is left out
 
 
 class Problem(Exception):
@@ -69,25 +74,30 @@ class Ran(NamedTuple):
     seconds: float
     stdout: Capped
     stderr: Capped
+    written: tuple[int, int]
+    """Bytes and files, as far as they were counted."""
 
 
 class _Slot:
     """What one execution at a time uses. Its thread is in the slot's control group, and so is all that it starts.
 
-    bubblewrap is to die with the thread that started it, so the thread stays.
+    bubblewrap is to die with the thread that started it, so the thread stays. With a namespace the thread is the user
+    outside, too: bubblewrap then needs nothing of the root to become the user, nor do we trust it.
     """
 
-    def __init__(self, group: cgroups.Group, namespace: int | None, nesting: int | None) -> None:
-        self.group, self.namespace, self.nesting = group, namespace, nesting
+    def __init__(self, group: cgroups.Group, namespace: int | None, devices: Devices, user: int) -> None:
+        self.group, self.namespace, self.devices = group, namespace, devices
         self._asked, self._answers = SimpleQueue[Callable[[], Any]](), SimpleQueue[Any]()
         threading.Thread(target=self._serve, daemon=True).start()
-        self._call(group.enter)
+        self.call(group.enter)
+        if namespace is not None:
+            self.call(lambda: usernamespace.become(user))
 
     def start(self, command: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
-        process: subprocess.Popen[bytes] = self._call(lambda: subprocess.Popen(command, **how))
+        process: subprocess.Popen[bytes] = self.call(lambda: subprocess.Popen(command, **how))
         return process
 
-    def _call(self, what: Callable[[], Any]) -> Any:
+    def call(self, what: Callable[[], Any]) -> Any:
         self._asked.put(what)
         answer = self._answers.get()
         if isinstance(answer, Exception):
@@ -107,19 +117,19 @@ class _Slot:
 class Enclosure:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._bwrap, self._setpriv, self._root = config["bwrap"], config["setpriv"], config["root"]
-        self._nsenter = config["nsenter"]
-        self._uid, users, count = config["uid"], (0, config["uid"]), config["slots"]
+        self._uid, count = config["uid"], config["slots"]
         self._without = frozenset(config["without"])
-        own = self._root and "userns" not in self._without
-        namespaces = usernamespace.pool(users, count) if own else [None] * count
-        nesting = usernamespace.pool(users, count, _BUBBLEWRAPS_OWN) if self._root else [None] * count
+        own = self._root and not self._without & _NEED_NO_NAMESPACE
+        nested = _NESTED if "userns" in self._without else 0
+        namespaces = usernamespace.pool(self._uid, count, nested) if own else [None] * count
         self._cgroups = cgroups.Cgroups(count, "cgroups" not in self._without)
         watched = "memory" not in self._cgroups.holds
         self._filter = None if "seccomp" in self._without else seccomp.Filter(watched)
-        self._masks = defences.masks(_is_open)
+        self._masks, self._reach = defences.masks(_is_open), mounts.WithinReach()
         self._free = SimpleQueue[_Slot]()
-        for each in zip(self._cgroups.groups, namespaces, nesting, strict=True):
-            self._free.put(_Slot(*each))
+        for n, (group, namespace) in enumerate(zip(self._cgroups.groups, namespaces, strict=True)):
+            devices = Devices(f"{mounts.PLACE}/dev-{n}", changeable="dev-read-only" in self._without)
+            self._free.put(_Slot(group, namespace, devices, self._uid))
         groups = self._cgroups
         self.facts = {
             "version": groups.version,
@@ -144,8 +154,8 @@ class Enclosure:
     ) -> Ran:
         """Returns when process 1 of the sandbox was reaped, and so the last process in it is gone.
 
-        With `foreign` in the request the root's programs are not the host's, and none of them runs before it has no
-        rights. `stdin` may be a handle.
+        With `foreign` in the request the root's programs are not the host's, and none of them may have rights for a moment.
+        `stdin` may be a handle.
         """
         limits, foreign = request["limits"], bool(request.get("foreign"))
         with ExitStack() as ours:
@@ -155,25 +165,24 @@ class Enclosure:
                 told, tell = _pipe(ours, theirs)
                 gate, opener = _pipe(theirs, ours)
                 kept = {"--json-status-fd": tell, "--block-fd": gate}
-                prefix: list[str] = []
-                if self._root and foreign:
-                    prefix = self._as_user(slot.nesting)
-                elif slot.namespace is not None:
+                if slot.namespace is not None:
                     kept["--userns"] = slot.namespace
+                elif self._root and foreign:
+                    raise Problem("refused", "images cannot be used as root where there are no user namespaces")
                 if self._filter:
                     kept["--seccomp"] = self._filter.open()
                     theirs.callback(os.close, kept["--seccomp"])
                 slot.group.begin(limits["memory"], limits["processes"])
                 began = time.monotonic()
                 process = slot.start(
-                    [*prefix, *self._command(root, shown, request, kept)],
+                    self._command(root, slot.devices.ready(), shown, request, kept),
                     stdin=stdin if isinstance(stdin, int) else _file(stdin, theirs),
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     pass_fds=tuple(kept.values()),
                     env=dict(os.environ) if "environment" in self._without else {},  # it can be read inside, in /proc/1
                 )
-            running = _Running(process, told, limits, slot.group, ours)
+            running = _Running(process, told, limits, slot, ours)
             watching = watch.Watch(running.first, limits, slot.group, upper, has_room)
             if request["proxy"] and running.first:
                 ours.enter_context(_relayed(running.first, request["proxy"]))
@@ -181,27 +190,19 @@ class Enclosure:
                 os.write(opener, b".")  # only now, with its limits set, does it start the command
             return running.finish(began, stop, watching)
 
-    def _as_user(self, namespace: int | None) -> list[str]:
-        """The user already outside: bubblewrap then needs nothing of the root to become the user, nor do we trust it."""
-        if namespace is None:
-            raise Problem("refused", "images cannot be used as root where there are no user namespaces")
-        become = [f"--user=/proc/{os.getpid()}/fd/{namespace}", f"--setuid={self._uid}", f"--setgid={self._uid}"]
-        return [self._nsenter, *become, "--"]
-
     def _command(
-        self, root: str, shown: Sequence[str], request: Mapping[str, Any], kept: Mapping[str, int]
+        self, root: str, devices: str, shown: Sequence[str], request: Mapping[str, Any], kept: Mapping[str, int]
     ) -> list[str]:
-        foreign = bool(request.get("foreign"))
         isolated = defences.command(
-            (self._bwrap, None if foreign else self._setpriv),
+            (self._bwrap, self._setpriv if self._root and "--userns" not in kept else None),
             self._without,
             root=root,
-            read_only=shown,
+            devices=devices,
+            read_only={path: self._reach.of(path) for path in shown},
             beside=request.get("beside", {}),
             masks=self._masks,
             shared_memory=SHARED_MEMORY,
             user=self._uid,
-            become=self._root and not foreign,
             environment=_ENVIRONMENT | request["env"],
             handles=kept,
             cwd=request["cwd"],
@@ -217,10 +218,10 @@ class _Running:
         process: subprocess.Popen[bytes],
         told: int,
         limits: Mapping[str, Any],
-        group: cgroups.Group,
+        slot: _Slot,
         own: ExitStack,
     ) -> None:
-        self._process, self._told, self._seconds, self._group = process, told, limits["seconds"], group
+        self._process, self._told, self._seconds, self._group = process, told, limits["seconds"], slot.group
         self._said, self._cpu_seconds = b"", 0.0
         while b"\n" not in self._said and (chunk := os.read(told, 4096)):
             self._said += chunk
@@ -228,11 +229,14 @@ class _Running:
         self._handle: int | None = None
         self._out, self._err = Capped(limits["output"]), Capped(limits["output"])
         with suppress(ProcessLookupError):
-            if self.first:
-                self._handle = os.pidfd_open(self.first)
+            if first := self.first:
+                self._handle = os.pidfd_open(first)
                 own.callback(os.close, self._handle)
-                group.take(self.first)
-                _limit(self.first, limits, "memory" in group.holds)
+                slot.group.take(first)
+                try:
+                    _limit(first, limits, "memory" in slot.group.holds)
+                except PermissionError:  # a container's root may not, the user may
+                    slot.call(lambda: _limit(first, limits, "memory" in slot.group.holds))
 
     def finish(self, began: float, stop: Stop, watching: watch.Watch) -> Ran:
         """Read what it writes until it is dead; kill it for the first reason there is."""
@@ -268,7 +272,7 @@ class _Running:
                     self._kill()
         if reason in ("", "timed out"):
             reason = watching.end(self._cpu_seconds) or reason
-        return self._ran(reason, ended - began)
+        return self._ran(reason, ended - began, watching.written)
 
     def _hear(self, chunk: bytes) -> None:
         self._said += chunk
@@ -291,20 +295,20 @@ class _Running:
                     self._process.returncode = os.waitstatus_to_exitcode(status)
         return time.monotonic()
 
-    def _ran(self, reason: str, seconds: float) -> Ran:
+    def _ran(self, reason: str, seconds: float, written: tuple[int, int]) -> Ran:
         if reason in ("full", "cancelled"):
             raise Problem(reason, "no space left where the states live" if reason == "full" else "cancelled")
         told: dict[str, int] = {}
         for line in self._said.splitlines():
             told |= json.loads(line)
         code = None if reason else told.get("exit-code")
-        if not reason and code is None and self._err.kept().startswith(b"bwrap: execvp "):
-            code = _NOT_THERE  # setpriv says it by its exit code, bubblewrap only so
+        if not reason and code is None and (words := self._err.kept()).startswith(b"bwrap: execvp "):
+            code = _NOT_THERE if words.endswith(b": No such file or directory\n") else _CANNOT_START
         limit = reason if reason in ("memory", "cpu", "disk", "files") else None
         outcome = "killed" if limit else reason or ("lost" if code is None else "finished")
         if outcome == "lost" and b"Can't chdir" in (words := self._err.kept()):
             raise Problem("refused", words.decode("utf-8", "replace").strip())
-        return Ran(outcome, limit, code, seconds, self._out, self._err)
+        return Ran(outcome, limit, code, seconds, self._out, self._err, written)
 
 
 def _is_open(path: str) -> bool:

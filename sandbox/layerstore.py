@@ -8,7 +8,6 @@ locked, and appears under its name by one rename. All paths are relative to the 
 # Paths are short strings relative to the store, see cell.py.
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import itertools
@@ -17,28 +16,31 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Queue
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runoff.sandbox import shared
-    from runoff.sandbox.layers import Changed, Overlay
+    from runoff.sandbox import mounts, shared
+    from runoff.sandbox.layers import LARGE, STACKED, Changed, Overlay
 else:
     sys.path.append(str(Path(__file__).parent))
+    import mounts
     import shared
-    from layers import Changed, Overlay
+    from layers import LARGE, STACKED, Changed, Overlay
 
 MAX_LAYERS = 3
-"""Above the base; one more, and they are merged."""
+"""Above the base; one more, and they are merged: the small ones at the top, otherwise all."""
 
 LEAST_BYTES, LEAST_INODES = 1 << 20, 16
 """A file system with less left than this is full."""
 
-_NOSUID_NODEV, _DETACH = 2 | 4, 2
-_libc = ctypes.CDLL(None, use_errno=True)
+_MOST_RUBBISH = 256
+"""Small directories that wait to be removed."""
 
 
 class LayerStore:
@@ -48,6 +50,8 @@ class LayerStore:
             "userxattr" if prefix.startswith("user") else "redirect_dir=on"
         )
         self.session, self._lock = _locked_directory()  # the lock lasts as long as this process
+        self._rubbish = Queue[str](_MOST_RUBBISH)
+        threading.Thread(target=self._sweep, daemon=True).start()
 
     def holds(self, layers: Sequence[str]) -> bool:
         """Whether layers are there; if so, they stay as long as this session is open and busy with them."""
@@ -71,35 +75,40 @@ class LayerStore:
 
     @contextmanager
     def slot(self) -> Iterator[str]:
-        """A place to make a layer in; gone afterwards, unless it was published."""
+        """A place to make a layer in; gone soon afterwards, unless it was published. What is large is removed before."""
         slot = f"{self.session}/{next(self._count)}"
         try:
-            os.mkdir(slot)
-            for part in "uwm":
-                os.mkdir(f"{slot}/{part}")
+            for place in (slot, f"{slot}/u", f"{slot}.work"):
+                os.mkdir(place)
             yield slot
-        finally:
+        except BaseException:
             remove(slot)
+            raise
+        finally:
+            for place in (slot, f"{slot}.work"):
+                self._rubbish.put(place)
 
     def open(self, slot: str, layers: tuple[str, ...]) -> tuple[str, ...]:
-        """Start from a state: a small topmost layer is copied into the slot. Returns the layers that are under it."""
-        if len(layers) == 1 or layers[0].startswith("x"):
+        """Start from a state: a topmost layer of few files is copied into the slot. Returns the layers that are under it."""
+        if len(layers) == 1 or layers[0].startswith((STACKED, LARGE)):
             return layers
         self._overlay.merge([f"{layers[0]}/u"], f"{slot}/u")
         return layers[1:]
 
     @contextmanager
-    def mounted(self, slot: str, below: Sequence[str], at: str = "") -> Iterator[str]:
-        """What the slot and the layers below it show, as a directory: `at`, or one in the slot."""
-        at, lower = at or f"{slot}/m", ":".join(f"{name}/u" for name in _with_below(below))
-        options = f"lowerdir={lower},upperdir={slot}/u,workdir={slot}/w,{self._options}"
-        if _libc.mount(b"overlay", at.encode(), b"overlay", _NOSUID_NODEV, options.encode()):
-            number = ctypes.get_errno()
-            raise OSError(number, f"cannot mount an overlay: {os.strerror(number)}")
+    def mounted(self, slot: str, below: Sequence[str]) -> Iterator[str]:
+        """What the slot and the layers below it show, as a directory, which everyone can reach."""
+        at, lower = f"{mounts.PLACE}/{slot.replace('/', '-')}", ":".join(f"{name}/u" for name in _with_below(below))
+        options = f"lowerdir={lower},upperdir={slot}/u,workdir={slot}.work,{self._options}"
+        os.mkdir(at)
         try:
-            yield at
+            mounts.mount("overlay", at, "overlay", mounts.NOSUID | mounts.NODEV, options)
+            try:
+                yield at
+            finally:
+                mounts.detach(at)
         finally:
-            _libc.umount2(at.encode(), _DETACH)
+            os.rmdir(at)
 
     def freeze(self, slot: str, below: tuple[str, ...]) -> tuple[str, ...]:
         """The state that the slot's upper directory makes on top of the layers below."""
@@ -107,13 +116,14 @@ class LayerStore:
         if not os.listdir(upper) and stat.S_IMODE(os.lstat(upper).st_mode) == 0o755:
             return below
         if len(below) > MAX_LAYERS:
+            small = len(list(itertools.takewhile(lambda name: not name.startswith(LARGE), below[:-1])))
+            tops, rest = below[: small or -1], below[small or -1 :]
             with self.slot() as merged:
-                stack = [upper, *(f"{name}/u" for name in below[:-1])]
-                under = [f"{name}/u" for name in _with_below(below[-1:])]
-                for place in (merged, *below[:-1]):  # before any link is made: whoever sizes them must know
+                for place in (merged, *tops):  # before any link is made: whoever sizes them must know
                     _mark(f"{place}/{shared.LINKED}")
-                self._overlay.merge(stack, f"{merged}/u", under, link=True)
-                return self._name(merged, below[-1:])
+                under = [f"{name}/u" for name in _with_below(rest)]
+                self._overlay.merge([upper, *(f"{name}/u" for name in tops)], f"{merged}/u", under, link=True)
+                return self._name(merged, rest)
         return self._name(slot, below)
 
     def changed(self, layers: Sequence[str], since: Sequence[str], at: str) -> Changed | None:
@@ -130,8 +140,6 @@ class LayerStore:
     def publish(self, slot: str, name: str, below: Sequence[str]) -> None:
         with open(f"{slot}/below", "w") as file:
             file.write("\n".join(below))
-        for part in "wm":
-            remove(f"{slot}/{part}")
         now = max(time.time_ns(), shared.began(self.session))
         os.utime(f"{slot}/below", ns=(now, now))
         with shared.locked("."):
@@ -147,6 +155,7 @@ class LayerStore:
 
     def close(self) -> None:
         """Leave nothing, if nothing is being made; otherwise the collector tidies up."""
+        self._rubbish.join()
         with suppress(OSError):
             os.rmdir(self.session)
         with suppress(OSError):
@@ -158,17 +167,18 @@ class LayerStore:
         inodes = at.f_favail >= LEAST_INODES or not at.f_files  # some file systems have no such limit
         return at.f_bavail * at.f_frsize >= LEAST_BYTES and inodes
 
+    def _sweep(self) -> None:
+        """Nobody need wait for it: some file systems tell the disk of every block that they free, and that takes its time."""
+        while True:
+            place = self._rubbish.get()
+            with suppress(OSError):  # the collector will come by
+                remove(place)
+            self._rubbish.task_done()
+
     def _name(self, slot: str, below: tuple[str, ...]) -> tuple[str, ...]:
-        name = self._overlay.content(f"{slot}/u", below) or f"x{os.urandom(16).hex()}"
+        name = self._overlay.content(f"{slot}/u", below) or f"{LARGE}{os.urandom(16).hex()}"
         self.publish(slot, name, below)
         return (name, *below)
-
-
-def mount_small(at: str) -> None:
-    """A place for mount points, in which everyone may go to what they know the name of."""
-    if _libc.mount(b"none", at.encode(), b"tmpfs", _NOSUID_NODEV, b"mode=711,size=64k"):
-        number = ctypes.get_errno()
-        raise OSError(number, f"cannot mount on {at}: {os.strerror(number)}")
 
 
 def _with_below(layers: Sequence[str]) -> list[str]:

@@ -26,7 +26,6 @@ _PACKAGES = {
     "bwrap": "bubblewrap",
     "unshare": "util-linux",
     "setpriv": "util-linux",
-    "nsenter": "util-linux",
     "git": "git",
     "tar": "tar",
     "tinyproxy": "tinyproxy-bin",

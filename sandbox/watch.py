@@ -51,6 +51,11 @@ class Watch:
         )
         self.due = time.monotonic() + self._every
 
+    @property
+    def written(self) -> tuple[int, int]:
+        """Bytes and files, when they were last counted."""
+        return self._written.seen
+
     def look(self) -> str:
         """A limit that was passed, `full`, `lost`, or nothing."""
         began = time.monotonic()
@@ -144,7 +149,7 @@ class Written:
         self._nameless = (0, 0)
         self._left, self._free = self._most, _free()
         self._walk: Iterator[tuple[int, int]] | None = None
-        self._seen, self._walked, self._pause = (0, 0), time.monotonic(), _WALK_AT_LEAST_EVERY
+        self.seen, self._walked, self._pause = (0, 0), time.monotonic(), _WALK_AT_LEAST_EVERY
 
     @property
     def walking(self) -> bool:
@@ -159,17 +164,17 @@ class Written:
             self._nameless = self._unseen()
         seen = next(self._walk, None)
         if seen:
-            self._seen = (seen[0] + self._nameless[0], seen[1] + self._nameless[1])
+            self.seen = (seen[0] + self._nameless[0], seen[1] + self._nameless[1])
             return self._over()
         self._walk = None
-        self._left = (self._most[0] - self._seen[0], self._most[1] - self._seen[1])
+        self._left = (self._most[0] - self.seen[0], self._most[1] - self.seen[1])
         self._pause = max(_WALK_AT_LEAST_EVERY, 40 * (time.monotonic() - self._walked))
         return ""
 
     def end(self) -> str:
         """Nothing writes any more."""
         for seen in walk(self._top):
-            self._seen = seen
+            self.seen = seen
             if reason := self._over():
                 return reason
         return ""
@@ -181,7 +186,7 @@ class Written:
         return since > self._pause or (grown and since > self._pause / 40)
 
     def _over(self) -> str:
-        return "disk" if self._seen[0] > self._most[0] else "files" if self._seen[1] > self._most[1] else ""
+        return "disk" if self.seen[0] > self._most[0] else "files" if self.seen[1] > self._most[1] else ""
 
 
 def unlinked(first: int | None, processes: Iterable[int]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,7 @@ def readable(path: Path) -> int:
     seen = {}
     for directory, _, names in os.walk(path):
         for name in [".", *names]:
-            status = os.lstat(os.path.join(directory, name))
-            seen[status.st_dev, status.st_ino] = status.st_blocks * 512
+            with suppress(FileNotFoundError):  # what is removed in the background
+                status = os.lstat(os.path.join(directory, name))
+                seen[status.st_dev, status.st_ino] = status.st_blocks * 512
     return sum(seen.values())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,6 +39,15 @@ def layers(store: Path) -> set[str]:
 
 def litter(store: Path) -> list[Path]:
     return [path for path in store.iterdir() if path.name.startswith("tmp-")]
+
+
+async def nothing_stays(store: Path, seconds: float = 10) -> None:
+    """Of what the one open session made: small things are removed in the background."""
+    (own,) = litter(store)
+    ends = time.monotonic() + seconds
+    while left := list(own.iterdir()):
+        assert time.monotonic() < ends, left
+        await asyncio.sleep(0.01)
 
 
 def under(store: Path, digests: Iterable[str]) -> set[str]:

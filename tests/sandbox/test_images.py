@@ -21,7 +21,7 @@ from runoff.sandbox.bubblewrap import Bubblewrap
 from runoff.sandbox.protocol import Base, Image, Limits, Refused, SandboxUnavailable, State
 from tests.sandbox import imagefiles
 from tests.sandbox.imagefiles import PATH, Layout, hard, layer, link
-from tests.sandbox.stores import cleaned
+from tests.sandbox.stores import cleaned, nothing_stays
 
 BUSYBOX = imagefiles.busybox()
 OPAQUE = ".wh..wh..opq"
@@ -120,8 +120,7 @@ async def test_what_two_images_share_is_on_disk_once(sandbox: Bubblewrap, tmp_pa
     assert imagefiles.readable(store) - before - single < 100_000
     assert one != two
     assert await out(sandbox, two, "cat two; ls one; wc -c < large") == "28388608\nls: one: No such file or directory\n"
-    (own,) = store.glob("tmp-*")
-    assert list(own.iterdir()) == []
+    await nothing_stays(store)
 
 
 async def test_one_image_is_one_state_wherever_it_came_from(sandbox: Bubblewrap, mode: str, tmp_path: Path) -> None:
@@ -397,8 +396,7 @@ async def test_cancelled_it_leaves_nothing(sandbox: Bubblewrap, layout: Layout, 
         await asyncio.sleep(wait)
         task.cancel()
         await asyncio.wait([task])
-        (own,) = (tmp_path / "states").glob("tmp-*")
-        assert list(own.iterdir()) == []
+        await nothing_stays(tmp_path / "states")
     assert await out(sandbox, await imported(sandbox, layout), "wc -c < f") == "10000\n"
 
 
@@ -418,7 +416,8 @@ async def test_a_real_root_file_system(sandbox: Bubblewrap, mode: str, tmp_path:
     """Prints what docs/how-to/images.md says about time and size."""
     root = Path(os.environ.get("RUNOFF_CACHE", "/var/cache/runoff")) / "rootfs" / "bookworm"
     packed = tmp_path / "rootfs.tar"
-    await asyncio.to_thread(subprocess.run, ["tar", "-C", root, "-cf", packed, "."], check=True)
+    pack = ["tar", "--ignore-failed-read", "-C", root, "-cf", packed, "."]  # three directories are root's alone
+    await asyncio.to_thread(subprocess.run, pack, check=True)
     layout = Layout(tmp_path / "i", [await asyncio.to_thread(packed.read_bytes)])
     before, began = imagefiles.readable(tmp_path / "states"), time.monotonic()
     state = await imported(sandbox, layout)

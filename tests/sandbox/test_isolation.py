@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from runoff.sandbox.bubblewrap import Bubblewrap
+from runoff.sandbox.prerequisites import Mode
 from runoff.sandbox.protocol import Base, Refused, Sandbox, State
 
 
@@ -33,6 +35,27 @@ async def test_sandboxes_do_not_see_each_other(sandbox: Sandbox) -> None:
     await asyncio.sleep(0.3)
     assert "sleep" not in await out(sandbox, base, "cat /proc/[0-9]*/comm; ls /tmp /dev/shm; hostname")
     other.cancel()
+
+
+async def test_a_terminal_leaves_nothing_to_the_next_execution(mode: Mode, sandbox: Bubblewrap, tmp_path: Path) -> None:
+    """/dev is made once and shown to one execution after the other."""
+    used = "import os, pty; m, s = pty.openpty(); os.write(m, b'told\\n'); print(os.ttyname(s), os.read(s, 9))"
+    spoilt = "python3 -c \"import os; os.utime('/dev/pts/ptmx')\"; chmod 0 /dev/pts/ptmx /dev/pts"
+    looks = "ls /dev/pts; stat -c '%a %X %Y %Z' /dev/pts /dev/pts/ptmx; ls -l --full-time /dev | grep -v shm"
+    async with Bubblewrap(tmp_path / "one slot", mode, slots=1) as sandbox:
+        base = await sandbox.base(Base())
+        fresh = (await out(sandbox, base, looks)).splitlines()
+        for script in (
+            f'python3 -c "{used}"',
+            f"({spoilt}) 2>&1",
+            "touch /dev/new; chmod 777 /dev/since; rm /dev/null",
+        ):
+            said = await out(sandbox, base, script)
+            assert ("told" in said) == (script[0] == "p"), said
+            after = (await out(sandbox, base, looks)).splitlines()
+            assert (after[0], len(after)) == ("ptmx", len(fresh))
+            assert [line.split()[0] for line in after] == [line.split()[0] for line in fresh]
+        assert "told" in await out(sandbox, base, f'python3 -c "{used}"')
 
 
 async def test_the_user_inside_has_no_rights(sandbox: Sandbox) -> None:

@@ -143,7 +143,7 @@ ATTACKS = [
         "keys-listed",
         "names of keys",
         "print(facts['won'] if ' planted:' in open('/proc/keys').read() else 'no')",
-        ("keyring", "masks", "system calls"),
+        ("keyring", "masks", "system calls", "user namespace"),
         unswitchable=STARTED_BY_ENGINE,
     ),
 ]

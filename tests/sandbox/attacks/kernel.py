@@ -229,14 +229,14 @@ ATTACKS = [
         "become-root",
         "rights of another user",
         "os.setuid(0 if os.getuid() else facts['user']); won()",
-        ("capabilities",),
+        ("user namespace", "capabilities"),
         unswitchable={"rootless": "the namespace has one user"},
     ),
     Attack(
         "other-groups",
         "files of other groups",
         "os.setgroups([0]); won()",
-        ("capabilities",),
+        ("user namespace", "capabilities"),
         unswitchable={"rootless": "the namespace has one group"},
     ),
     Attack(
@@ -266,7 +266,7 @@ ATTACKS = [
         os.chown(path, 0 if os.getuid() else facts['user'], -1)
         won()
         """,
-        ("capabilities",),
+        ("user namespace", "capabilities"),
         unswitchable={"rootless": "the namespace has one user"},
     ),
     Attack(

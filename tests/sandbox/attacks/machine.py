@@ -7,6 +7,7 @@ async with of("rootless", held=False) as machine:
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -243,7 +244,11 @@ class BubblewrapMachine(Machine):
         plan = json.dumps(self._plan() | {"binds": self._covered()})
         changed = {"unshare": self._program("unshare", _UNSHARE.format(unshare=tools["unshare"], plan=plan))}
         if not self._held:
-            changed["bwrap"] = self._program("bwrap", _BWRAP.format(here=str(HERE), bwrap=tools["bwrap"]))
+            again = self.mode != "rootless"
+            text = _BWRAP.format(here=str(HERE), bwrap=tools["bwrap"], again=again)
+            changed["bwrap"] = self._program("undefended", text)
+            if again:
+                changed["bwrap"] = self._as_root(tools["setpriv"], changed["bwrap"])
         with patch.object(prerequisites, "tools", lambda: tools | changed):
             self.sandbox = Bubblewrap(self.place / "states", self.mode)  # type: ignore[arg-type]
             await own.enter_async_context(self.sandbox)
@@ -261,6 +266,17 @@ class BubblewrapMachine(Machine):
         (programs / name).chmod(0o755)
         return str(programs / name)
 
+    def _as_root(self, setpriv: str, program: str) -> str:
+        """A program that starts another as root, for what the helper starts as the user; nobody else comes here."""
+        os.chown(self.place, 0, SANDBOX_UID)
+        self.place.chmod(0o710)
+        become = Path(shutil.copy(setpriv, self.place / "programs"))
+        become.chmod(0o4755)
+        starts = self.place / "programs" / "bwrap"
+        starts.write_text(f'#!/bin/sh\nexec {become} --reuid=0 --regid=0 --clear-groups {program} "$@"\n')
+        starts.chmod(0o755)
+        return str(starts)
+
 
 _UNSHARE = """
 import os, sys
@@ -273,7 +289,7 @@ _BWRAP = """
 import sys
 sys.path.append({here!r})
 import undefended
-undefended.main({bwrap!r})
+undefended.main({bwrap!r}, {again!r})
 """
 
 

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -127,8 +128,12 @@ async def _deep(machine: Machine) -> bool:
     with suppress(Refused):
         await machine.after(_DEEP)
     await machine.after("echo x > f")
-    left = [path for path in (machine.place / "states").glob("tmp-*/*") if path.name != "lock"]
-    return any(path.is_dir() for path in left)
+    ends = time.monotonic() + 10
+    while left := any(path.is_dir() for path in (machine.place / "states").glob("tmp-*/*")):
+        if time.monotonic() > ends:
+            break
+        await asyncio.sleep(0.1)  # small things are removed in the background
+    return left
 
 
 def _deep_naively(machine: Machine, directory: Path) -> bool:

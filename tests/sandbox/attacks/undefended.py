@@ -34,38 +34,44 @@ _DROPPED = {
     "system calls": ("--seccomp", "--add-seccomp-fd"),
     "user namespace": ("--userns", "--unshare-user", "--disable-userns", "--uid", "--gid"),
     "no more namespaces": ("--disable-userns",),
-    "devices": ("--dev",),
     "capabilities": ("--cap-drop", "--cap-add", "--uid", "--gid"),
 }
 Options = list[list[str]]
 
 
-def main(bwrap: str) -> None:
-    options, become, command = _parse(sys.argv[1:])
+def main(bwrap: str, again: bool) -> None:
+    """`again`: root runs this, and is to become the user that the helper starts bubblewrap as."""
+    options, command = _parse(sys.argv[1:])
     told = {name: value for option, *rest in options if option == "--setenv" for name, value in [rest]}
     off, how = set(filter(None, told.get(OFF, "").split(","))), json.loads(told.get(HOW, "{}"))
     options = [o for o in options if o[:2] not in (["--setenv", OFF], ["--setenv", HOW])]
+    user = next(int(option[1]) for option in options if option[0] == "--uid")
     options = _without(options, off, how)
-    if "capabilities" in off:
-        become = []
-    if "no new privileges" in off:
-        become = [word for word in become if word != "--no-new-privs"]
     _prepare(off, how)
-    argv = [*become, *command]
+    if again and not off & {"bubblewrap", "user namespace", "capabilities"}:
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    elif again and "capabilities" not in off:
+        command = _become(user, off) + command
+        options += [["--cap-add", f"CAP_{name}"] for name in ("SETUID", "SETGID", "SETPCAP", "DAC_READ_SEARCH")]
     if "bubblewrap" in off:
-        _bare(options, argv)
-    os.execv(bwrap, [bwrap, *(word for option in options for word in option), "--", *argv])
+        _bare(options, command)
+    os.execv(bwrap, [bwrap, *(word for option in options for word in option), "--", *command])
 
 
-def _parse(argv: list[str]) -> tuple[Options, list[str], list[str]]:
+def _parse(argv: list[str]) -> tuple[Options, list[str]]:
     options, n = Options(), 0
     while argv[n] != "--":
         count = 1 + _COUNT.get(argv[n], 0)
         options.append(argv[n : n + count])
         n += count
-    rest = argv[n + 1 :]
-    split = rest.index("--") + 1 if "--" in rest else 0
-    return options, rest[:split], rest[split:]
+    return options, argv[n + 1 :]
+
+
+def _become(user: int, off: set[str]) -> list[str]:
+    """The user, where no namespace makes one."""
+    rights = ["--inh-caps=-all", "--bounding-set=-all", *(["--no-new-privs"] if "no new privileges" not in off else [])]
+    return ["/usr/bin/setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *rights, "--"]
 
 
 def _without(options: Options, off: set[str], how: dict[str, Any]) -> Options:
@@ -76,8 +82,7 @@ def _without(options: Options, off: set[str], how: dict[str, Any]) -> Options:
     if "masks" in off:
         options = [o for o in options if not o[-1].startswith(("/proc/", "/sys/"))]
     if "devices" in off:
-        options = [o for o in options if o != ["--remount-ro", "/dev"]]
-        options.insert(1, ["--dev-bind", "/dev", "/dev"])
+        options = [["--dev-bind", "/dev", "/dev"] if o[::2] == ["--dev-bind", "/dev"] else o for o in options]
     if "read-only" in off:
         options = [["--bind", *o[1:]] if o[0] == "--ro-bind" else o for o in options]
     if "shared memory" in off:
@@ -88,8 +93,9 @@ def _without(options: Options, off: set[str], how: dict[str, Any]) -> Options:
         options.append(["--bind", how["mine"], how["mine"]])
     if "capabilities" in off:
         options.append(["--cap-add", "ALL"])
-        if ["--unshare-user"] in options:
-            options += [["--uid", "0"], ["--gid", "0"]]
+        if "user namespace" not in off:
+            options = [o for o in options if o[0] not in ("--userns", "--unshare-user")]
+            options += [["--unshare-user"], ["--uid", "0"], ["--gid", "0"]]
     return options
 
 
