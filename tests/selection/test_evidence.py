@@ -149,5 +149,7 @@ def test_each_ranking_decides_by_what_it_is_named_after() -> None:
 
 
 def test_a_ranking_that_nobody_knows_is_named_with_those_there_are() -> None:
-    with pytest.raises(UnknownRanking, match=r"no ranking is called 'best'; there are agentless, agreement, codemonkeys, "):
+    with pytest.raises(
+        UnknownRanking, match=r"no ranking is called 'best'; there are agentless, agreement, codemonkeys, "
+    ):
         ranking("best")
