@@ -170,9 +170,7 @@ class LayerStore:
     def _sweep(self) -> None:
         """Nobody need wait for it: some file systems tell the disk of every block that they free, and that takes its time."""
         while True:
-            place = self._rubbish.get()
-            with suppress(OSError):  # the collector will come by
-                remove(place)
+            remove(self._rubbish.get())
             self._rubbish.task_done()
 
     def _name(self, slot: str, below: tuple[str, ...]) -> tuple[str, ...]:
