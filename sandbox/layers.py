@@ -18,13 +18,7 @@ from functools import cache
 from typing import NamedTuple
 
 SMALL_ENTRIES, SMALL_BYTES = 200, 1 << 20
-"""A layer within both is named by its content."""
-
-FEW_ENTRIES = 16
-"""Such a layer is copied under the next one, if it has no more than these; otherwise the next one is stacked on it."""
-
-STACKED, LARGE = "s", "x"
-"""What the names of layers that are not copied begin with: those named by their content, and the others."""
+"""A layer within both is named by its content, and copied under the next one instead of being stacked."""
 
 
 def is_small(size: int, count: int) -> bool:
@@ -143,7 +137,6 @@ class Overlay:
 
     def content(self, layer: str, below: Sequence[str]) -> str | None:
         """A name for what a small layer says, however and whenever it was written; None if it is not small."""
-        count = 0
         digest, first, size = hashlib.blake2b(repr(below).encode(), digest_size=16), dict[int, str](), 0
         for count, entry in enumerate(self.entries([layer])):
             s, plain = entry.status, stat.S_ISREG(entry.status.st_mode)
@@ -157,7 +150,7 @@ class Overlay:
             attributes = sorted(self._attributes(entry).items())
             said = (entry.path, linked, s.st_mode, s.st_uid, s.st_gid, s.st_rdev, attributes, body)
             digest.update(repr(said).encode("utf-8", "surrogateescape"))
-        return ("" if count < FEW_ENTRIES else STACKED) + digest.hexdigest()
+        return digest.hexdigest()
 
     def merge(
         self, layers: Sequence[str], into: str, under: Sequence[str] | None = None, *, link: bool = False

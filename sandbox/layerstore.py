@@ -26,15 +26,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runoff.sandbox import mounts, shared
-    from runoff.sandbox.layers import LARGE, STACKED, Changed, Overlay
+    from runoff.sandbox.layers import Changed, Overlay
 else:
     sys.path.append(str(Path(__file__).parent))
     import mounts
     import shared
-    from layers import LARGE, STACKED, Changed, Overlay
+    from layers import Changed, Overlay
 
 MAX_LAYERS = 3
-"""Above the base; one more, and they are merged: the small ones at the top, otherwise all."""
+"""Above the base; one more, and they are merged."""
 
 LEAST_BYTES, LEAST_INODES = 1 << 20, 16
 """A file system with less left than this is full."""
@@ -89,8 +89,8 @@ class LayerStore:
                 self._rubbish.put(place)
 
     def open(self, slot: str, layers: tuple[str, ...]) -> tuple[str, ...]:
-        """Start from a state: a topmost layer of few files is copied into the slot. Returns the layers that are under it."""
-        if len(layers) == 1 or layers[0].startswith((STACKED, LARGE)):
+        """Start from a state: a small topmost layer is copied into the slot. Returns the layers that are under it."""
+        if len(layers) == 1 or layers[0].startswith("x"):
             return layers
         self._overlay.merge([f"{layers[0]}/u"], f"{slot}/u")
         return layers[1:]
@@ -116,14 +116,13 @@ class LayerStore:
         if not os.listdir(upper) and stat.S_IMODE(os.lstat(upper).st_mode) == 0o755:
             return below
         if len(below) > MAX_LAYERS:
-            small = len(list(itertools.takewhile(lambda name: not name.startswith(LARGE), below[:-1])))
-            tops, rest = below[: small or -1], below[small or -1 :]
             with self.slot() as merged:
-                for place in (merged, *tops):  # before any link is made: whoever sizes them must know
+                stack = [upper, *(f"{name}/u" for name in below[:-1])]
+                under = [f"{name}/u" for name in _with_below(below[-1:])]
+                for place in (merged, *below[:-1]):  # before any link is made: whoever sizes them must know
                     _mark(f"{place}/{shared.LINKED}")
-                under = [f"{name}/u" for name in _with_below(rest)]
-                self._overlay.merge([upper, *(f"{name}/u" for name in tops)], f"{merged}/u", under, link=True)
-                return self._name(merged, rest)
+                self._overlay.merge(stack, f"{merged}/u", under, link=True)
+                return self._name(merged, below[-1:])
         return self._name(slot, below)
 
     def changed(self, layers: Sequence[str], since: Sequence[str], at: str) -> Changed | None:
@@ -174,7 +173,7 @@ class LayerStore:
             self._rubbish.task_done()
 
     def _name(self, slot: str, below: tuple[str, ...]) -> tuple[str, ...]:
-        name = self._overlay.content(f"{slot}/u", below) or f"{LARGE}{os.urandom(16).hex()}"
+        name = self._overlay.content(f"{slot}/u", below) or f"x{os.urandom(16).hex()}"
         self.publish(slot, name, below)
         return (name, *below)
 
