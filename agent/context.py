@@ -231,6 +231,31 @@ def _packed(
     return Context(whole=packed.whole, outlined=packed.outlined, excerpts=packed.excerpts, summaries=dict(summaries))
 
 
+def cut(context: Context, tree: Tree, share: float) -> Context:
+    """The first part of a context: the best whole files with this share of their tokens, and this share of the excerpts' files.
+
+    A whole file that goes leaves its outline. A share of 1 is all of it; the first file always stays.
+    """
+    if share >= 1:
+        return context
+    costs = {path: tokens(tree[path]) for path in context.whole}
+    left = share * sum(costs.values())
+    whole = list[str]()
+    for path, cost in costs.items():
+        if cost <= left or not whole:
+            whole.append(path)
+            left -= cost
+    gone = [path for path in context.whole if path not in whole and outline(path, tree[path])]
+    kept = list(context.excerpts)[: round(share * len(context.excerpts))]
+    return context.model_copy(
+        update={
+            "whole": tuple(whole),
+            "outlined": (*gone, *context.outlined),
+            "excerpts": {path: context.excerpts[path] for path in kept},
+        }
+    )
+
+
 def shared_prompt(context: Context, tree: Tree, issue: str, grammar: str, installed: str) -> Message:
     """The system message that all trajectories of an instance share, byte for byte, so that providers cache it."""
     text = prompts("shared").system(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from runoff import environments, prepared
 from runoff.agent import edits
 from runoff.agent.calls import work_with_tools
-from runoff.agent.context import Context, Tree, find_context, shared_prompt
+from runoff.agent.context import Context, Tree, cut, find_context, shared_prompt
 from runoff.agent.editing import Candidate, make_edit
 from runoff.agent.environment import Environment, read_tree
 from runoff.agent.observations import AgentRecipe
@@ -26,6 +27,8 @@ from runoff.selection.protocol import Selection
 from runoff.selection.scaling import Look
 
 Role = Literal["relevance", "ranker", "tester", "editor", "verifier", "selector"]
+Shown = Callable[[float], Message]
+"""The share of the context to show → the message that says it, the same for all who are shown that share."""
 Models = Mapping[str, str]
 """Role → the model that plays it; several, a line each, take turns, trajectory by trajectory."""
 
@@ -91,13 +94,14 @@ async def solve(
     environment, lines = await _prepared(world, tree, environment, index)
 
     tell("context")
-    context, shared = await _shared(world, instance, tree, environment, recipe, models, lines, index)
-    if shared is None:
+    context, shown = await _shown(world, instance, tree, environment, recipe, models, lines, index)
+    if shown is None:
         none = Selection(chosen=None, reason=f"none: no context: {context.note or context.reason}")
         return Outcome(instance=instance, context=context, selection=none)
 
     tell("trajectories")
-    samples, looks = await _samples(world, shared, tree, environment, recipe, models)
+    samples, looks = await _samples(world, shown, tree, environment, recipe, models)
+    shared = shown(1.0)
 
     tell("selection")
     world.reserve = 0.0  # this is what it was kept for
@@ -130,11 +134,14 @@ async def elect_among(
     context, shared, written = None, None, list[Ended[GeneratedTest]]()
     if models:
         tell("context")
-        context, shared = await _shared(world, instance, tree, environment, recipe, models, lines, index)
-        if shared is not None:
+        context, shown = await _shown(world, instance, tree, environment, recipe, models, lines, index)
+        if shown is not None:
+            shared = shown(1.0)
             tell("tests")
             numbers = range(1, recipe.trajectories + 1)
-            written = await settled(*(_alone(world, n, shared, environment, recipe, models) for n in numbers))
+            written = await settled(
+                *(_alone(world, n, shown(recipe.cut(n)), environment, recipe, models) for n in numbers)
+            )
     tell("selection")
     world.reserve = 0.0
     tests = [*pool.tests, *(test.value for test in written if test.value)]
@@ -163,21 +170,21 @@ def generated_tests(samples: tuple[Sample, ...] | list[Sample]) -> list[Generate
 
 
 async def _samples(
-    world: World, shared: Message, tree: Tree, environment: Environment, recipe: Recipe, models: Models
+    world: World, shown: Shown, tree: Tree, environment: Environment, recipe: Recipe, models: Models
 ) -> tuple[list[Sample], list[Look]]:
     """All trajectories together; with `scaling` a few at first, and more until a look at them says that it is enough."""
     samples, looks, scaling = list[Sample](), list[Look](), recipe.scaling
     wanted = scaling.first if scaling else recipe.trajectories
     while True:
         numbers = range(len(samples) + 1, min(wanted, recipe.trajectories) + 1)
-        samples += await settled(*(_sample(world, n, shared, tree, environment, recipe, models) for n in numbers))
+        samples += await settled(*(_sample(world, n, shown, tree, environment, recipe, models) for n in numbers))
         if not scaling or len(samples) >= recipe.trajectories or any(s.edit.reason == "budget" for s in samples):
             return samples, looks
         candidates = [sample.edit.value for sample in samples if sample.edit.value]
         tests = generated_tests(samples)
         looks.append(
             await look_at(
-                world, models, shared, tree, environment, candidates, tests, recipe.selection, scaling, len(samples)
+                world, models, shown(1.0), tree, environment, candidates, tests, recipe.selection, scaling, len(samples)
             )
         )
         if looks[-1].stop:
@@ -186,17 +193,17 @@ async def _samples(
 
 
 async def _sample(
-    world: World, n: int, shared: Message, tree: Tree, environment: Environment, recipe: Recipe, models: Models
+    world: World, n: int, shown: Shown, tree: Tree, environment: Environment, recipe: Recipe, models: Models
 ) -> Sample:
     names = [f"{kind}-{n}" for kind in ("testing", "editing", "shell", "tools")]
     async with world.starts.turn(world.instance, names, n, recipe.calls(n), world.budget, world.reserve):
-        return await _begun(world, n, shared, tree, environment, recipe.heated(n), models)
+        return await _begun(world, n, shown, tree, environment, recipe.heated(n), models)
 
 
 async def _begun(
-    world: World, n: int, shared: Message, tree: Tree, environment: Environment, recipe: Recipe, models: Models
+    world: World, n: int, shown: Shown, tree: Tree, environment: Environment, recipe: Recipe, models: Models
 ) -> Sample:
-    editor = dealt(models["editor"].splitlines(), n)
+    editor, shared = dealt(models["editor"].splitlines(), n), shown(recipe.cut(n))
     if recipe.strategy(n) == "shell":
         edit = await trajectory(
             world,
@@ -261,7 +268,7 @@ async def _prepared(
     return environment, dict(await Step(world, "prepared").once("lines", lambda: asyncio.sleep(0, lines)))
 
 
-async def _shared(
+async def _shown(
     world: World,
     instance: Instance,
     tree: Tree,
@@ -270,8 +277,8 @@ async def _shared(
     models: Models,
     lines: Mapping[str, str],
     index: Path | None,
-) -> tuple[Ended[Context], Message | None]:
-    """What every conversation about the instance begins with; None where no context was found."""
+) -> tuple[Ended[Context], Shown | None]:
+    """What conversations about the instance begin with; None where no context was found."""
     context = await trajectory(
         world,
         "context",
@@ -288,8 +295,13 @@ async def _shared(
             prepared=lines,
         ),
     )
-    if context.value is None:
+    if (whole := context.value) is None:
         return context, None
     grammar = edits.describe(diffs=recipe.editing.diffs)
     installed = ", ".join(environment.installed)
-    return context, shared_prompt(context.value, tree, instance.statement, grammar, installed)
+
+    @cache
+    def shown(share: float) -> Message:
+        return shared_prompt(cut(whole, tree, share), tree, instance.statement, grammar, installed)
+
+    return context, shown

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -57,6 +57,9 @@ class Recipe(Value):
     None: pairs alone."""
     temperatures: tuple[float, ...] | None = Field(default=None, min_length=1)
     """In turn in place of the kinds' own temperatures, so that trajectories differ on purpose."""
+    cuts: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(default=None, min_length=1)
+    """In turn, the share of the context that trajectories are shown, best files first: they differ in what they see, too.
+    None: all of it. Trajectories of one cut share a cached prefix."""
     context: ContextRecipe = ContextRecipe()
     testing: TestingRecipe = TestingRecipe()
     editing: EditingRecipe = EditingRecipe()
@@ -75,6 +78,10 @@ class Recipe(Value):
         """The calls that trajectory number n makes at most, with the one it follows."""
         turns = {"shell": (self.shell or AgentRecipe()).turns, "tools": (self.tools or AgentRecipe()).turns}
         return turns.get(self.strategy(n), self.testing.turns + self.editing.turns)
+
+    def cut(self, n: int) -> float:
+        """The share of the context that trajectory number n is shown."""
+        return dealt(self.cuts or (1.0,), n)
 
     def heated(self, n: int) -> Recipe:
         """With the temperature of trajectory number n in all of its kinds."""

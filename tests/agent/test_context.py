@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runoff.agent.context import Context, ContextRecipe, find_context, is_test, merged, pack, shared_prompt, shortlist
+from runoff.agent.context import (
+    Context,
+    ContextRecipe,
+    cut,
+    find_context,
+    is_test,
+    merged,
+    pack,
+    shared_prompt,
+    shortlist,
+)
 from runoff.agent.doubles import Scripted
 from runoff.agent.outline import outline
 from runoff.agent.protocol import Reply
@@ -427,3 +437,21 @@ def test_a_file_named_inside_a_longer_name_is_not_named() -> None:
 
 def test_the_last_line_of_a_script_is_outlined_whole() -> None:
     assert outline("a.js", b"const x = 12") == "1: const x = 12"
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    excerpts=st.integers(0, 5),
+    share=st.floats(0.01, 1),
+)
+def test_a_cut_keeps_the_best_and_no_more_than_its_share(sizes: list[int], excerpts: int, share: float) -> None:
+    tree = {f"f{n}.py": f"def f{n}(): ...\n{'x = 1' + chr(10)}".encode() * size for n, size in enumerate(sizes)}
+    whole = Context(whole=tuple(tree), excerpts={f"e{n}.py": ((1, 2),) for n in range(excerpts)})
+    part = cut(whole, tree, share)
+    assert part.whole[0] == whole.whole[0]
+    assert list(part.whole) == [path for path in whole.whole if path in part.whole], "in their order"
+    kept = sum(tokens(tree[path]) for path in part.whole[1:])
+    assert kept <= share * sum(tokens(tree[path]) for path in tree)
+    assert set(part.outlined) == set(tree) - set(part.whole)
+    assert list(part.excerpts) == list(whole.excerpts)[: round(share * excerpts)]
+    assert cut(whole, tree, 1.0) == whole

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from runoff.agent.faulty import Faulty
 from runoff.agent.protocol import ModelMisconfigured
 from runoff.models import roles
-from runoff.recipe import Recipe, dealt, load_recipe
+from runoff.recipe import BadRecipe, Recipe, dealt, load_recipe
+from tests.runoff.project import ISSUE, answer, make, runoff
 
 
 def test_kinds_and_temperatures_take_turns() -> None:
@@ -15,7 +20,41 @@ def test_kinds_and_temperatures_take_turns() -> None:
     heated = [recipe.heated(n) for n in (1, 2, 3)]
     for kind in ("testing", "editing", "shell", "tools"):
         assert [getattr(each, kind).temperature for each in heated] == [0.2, 0.9, 0.2]
+    assert [load_recipe("hybrid", ["cuts=[1, 0.5]"]).cut(n) for n in (1, 2, 3)] == [1, 0.5, 1]
+    with pytest.raises(BadRecipe, match="cuts"):
+        load_recipe("hybrid", ["cuts=[0]"])
     assert Recipe().heated(2) == Recipe(), "without temperatures each kind has its own"
+
+
+def test_trajectories_are_shown_more_or_less_of_the_context_in_turn(tmp_path: Path, states: Path) -> None:
+    """What the verifier and the run-off are shown is the whole."""
+    files = {f"part{n}.py": f"def mean_part_{n}(values):\n    return sum(values) / len(values)\n" for n in range(8)}
+    with Faulty(answer=answer) as server:
+        options = (
+            "--api-base",
+            server.api_base,
+            "-n",
+            "2",
+            "--set",
+            "cuts=[1, 0.3]",
+            "--set",
+            "context.relevance=false",
+        )
+        done = runoff(
+            *("solve", make(tmp_path / "project", files), "--issue", ISSUE, "--model", "openai/any", *options),
+            *("--out", tmp_path / "out", "--states", states),
+            env={"OPENAI_API_KEY": "none"},
+        )
+    assert done.returncode == 0, done.stderr
+    shown: dict[str, list[int]] = {}
+    for line in (tmp_path / "out" / "log" / "project.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        for _, before, role, text, *_ in record.get("new", ()) if record["kind"] == "intent" else ():
+            if role == "system" and not before:
+                shown.setdefault(record["t"], []).append(text.count("<document "))
+    counts = {name: count for name, (count,) in shown.items()}
+    assert len(set(counts.values())) == 2, counts
+    assert counts["testing-2"] < counts["testing-1"]
 
 
 def test_models_of_a_role_take_turns() -> None:
