@@ -156,7 +156,47 @@ def calls() -> Iterator[tuple[str, str]]:
     yield "review", say.review(work=_WORK, script=SPOKEN["python"].left_at)
 
 
-PROMPTS = {"shared": shared, "testing": writing_tests, "editing": editing, "shell": shell, "calls": calls}
+def finding() -> Iterator[tuple[str, str]]:
+    say = prompts("context")
+    yield "relevance", say.relevance(issue="It is wrong.\n", files={"calc.py": "x = 1", "b.py": ""})
+    yield "relevance, again", say.relevance_again()
+    yield "ranking", say.ranking(issue="It is wrong.\n", files={"calc.py": (3, "holds x"), "b.py": (1, "empty")})
+    yield "ranking, again", say.ranking_again()
+    say = prompts("summaries")
+    yield "a line on each file", say.summaries(files={"calc.py": "x = 1", "b.py": ""})
+    yield "a line on each file, again", say.summaries_again()
+    yield "glance", say.glance(issue="It is wrong.\n", files={"calc.py": "holds x", "b.py": "is empty"})
+    yield "glance, again", say.glance_again()
+
+
+def judging() -> Iterator[tuple[str, str]]:
+    say = prompts("verifier", "runoff.selection")
+    for name, direct in {"reasoned": False, "direct": True}.items():
+        yield name, say.judge(patch=_PATCH.decode(), direct=direct)
+
+
+def choosing() -> Iterator[tuple[str, str]]:
+    say, patches = prompts("runoff", "runoff.selection"), {"A": _PATCH.decode(), "B": _PATCH.decode()}
+    known = [("import sys\nsys.exit(2)", {"A": "pass", "B": "could not tell"})]
+    yield "first", say.first(patches=patches, contract=contract(60), known=known)
+    yield "first, nothing known", say.first(patches=patches, contract=contract(60), known=[])
+    verdicts = {"original": _FAILS, "A": _FAILS.model_copy(update={"outcome": "fixed", "output": ""}), "B": _BROKEN}
+    yield "ran", say.ran(verdicts=verdicts, notices=("something was left out",), left=2)
+    yield "ran, the last", say.ran(verdicts=verdicts, notices=(), left=1)
+    yield "unusable", say.unusable(problems=[], letters=["A", "B"], left=2)
+    yield "unusable, no such change", say.unusable(problems=["there is no change C"], letters=["A", "B"], left=1)
+
+
+PROMPTS = {
+    "context": finding,
+    "verifier": judging,
+    "runoff": choosing,
+    "shared": shared,
+    "testing": writing_tests,
+    "editing": editing,
+    "shell": shell,
+    "calls": calls,
+}
 
 
 def text(name: str) -> str:
