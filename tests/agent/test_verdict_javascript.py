@@ -11,7 +11,12 @@ from runoff.agent.verdict import Verdict, must_fail_control
 from runoff.selection.sameness import same_script
 from tests.workshop import Workshop
 
-pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="Node is not on this machine")
+
+@pytest.fixture(autouse=True)
+def _node() -> None:
+    if not shutil.which("node"):
+        pytest.fail("needs Node: apt-get install npm", pytrace=False)
+
 
 REPOSITORY = {
     "package.json": '{"name": "shop", "version": "1.0.0"}',

@@ -18,7 +18,12 @@ from runoff.selection.runoff import RunoffRecipe
 from runoff.selection.verifier import VerifierRecipe
 from tests.workshop import Workshop, written
 
-pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="Node is not on this machine")
+
+@pytest.fixture(autouse=True)
+def _node() -> None:
+    if not shutil.which("node"):
+        pytest.fail("needs Node: apt-get install npm", pytrace=False)
+
 
 FILES = {
     "package.json": '{"name": "shop", "version": "1.0.0"}\n',
