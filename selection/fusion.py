@@ -8,9 +8,7 @@ nothing is run and no model is asked; what comes out is one more candidate that 
 
 from __future__ import annotations
 
-import ast
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from difflib import unified_diff
@@ -18,6 +16,7 @@ from difflib import unified_diff
 from runoff.sandbox.protocol import Raw, Value
 from runoff.selection.edits import Edit, apply, edits
 from runoff.selection.pool import Pool
+from runoff.selection.sameness import parses
 
 
 class Fused(Value):
@@ -76,7 +75,7 @@ def fuse(
         path: apply(base.get(path), [edit for edit in chosen if edit.path == path]) for path in {e.path for e in chosen}
     }
     for path, text in after.items():
-        if path.endswith(".py") and not _parses(text) and _parses(base.get(path, b"")):
+        if path.endswith(".py") and not parses(text) and parses(base.get(path, b"")):
             return NotFused(why=f"what recurs does not fit together: {path} would not parse")
     return Fused(
         patch="".join(_diff(path, base.get(path), text) for path, text in sorted(after.items())).encode(
@@ -130,12 +129,3 @@ def _diff(path: str, before: bytes | None, after: bytes) -> str:
 
 def _kept_ends(text: str) -> list[str]:
     return re.findall(r"[^\n]*\n|[^\n]+$", text)
-
-
-def _parses(contents: bytes) -> bool:
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            ast.parse(contents)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True

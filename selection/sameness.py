@@ -73,8 +73,11 @@ def _normal(path: str, contents: bytes) -> str:
 
 def _taken(path: str, contents: bytes) -> bool:
     """Whether Python takes a Python file, too: tree-sitter forgives wrong indentation, and then it means something else."""
-    if not path.endswith((".py", ".pyi")):
-        return True
+    return not path.endswith((".py", ".pyi")) or parses(contents)
+
+
+def parses(contents: bytes) -> bool:
+    """Whether Python itself can read a file."""
     try:
         with warnings.catch_warnings(action="ignore"):
             ast.parse(contents)
