@@ -22,8 +22,6 @@ class Brought(Value):
     columns: dict[str, dict[str, Cell]]
     """Test id → entry → cell."""
     text: str
-    why: str = ""
-    """Why there is no column."""
 
 
 async def run_brought(
@@ -60,7 +58,7 @@ async def run_brought(
             if end == "failed" and (second.tests or {}).get(name) == "failed"
         ]
         if not failing:
-            return Brought(by=tuple(by), columns={}, text=shown, why=first.why or "none of them fails on the base")
+            return Brought(by=tuple(by), columns={}, text=shown)
         after = await settled(*(on(states[entry.id]) for entry in entries))
         ends = dict(zip([entry.id for entry in entries], after, strict=True))
         columns = {
