@@ -6,16 +6,10 @@ import textwrap
 
 import pytest
 
-from runoff.agent.doubles import Scripted
 from runoff.agent.editing import Candidate
 from runoff.agent.environment import Environment
-from runoff.agent.protocol import Message
-from runoff.agent.testing import GeneratedTest
-from runoff.selection.elect import SelectionRecipe, elect
-from runoff.selection.protocol import Selection, Standing
-from runoff.selection.repository_tests import RegressionRecipe
-from runoff.selection.runoff import RunoffRecipe
-from runoff.selection.verifier import VerifierRecipe
+from runoff.selection.protocol import Selection
+from tests.selection.elections import place, undecided
 from tests.workshop import Workshop, written
 
 CART = "def total(prices):\n    return sum(prices)\n"
@@ -92,24 +86,7 @@ def election(workshop: Workshop, environment: Environment) -> Selection:
     candidates = [Candidate(id=f"copy-{n:03}", patch=layout if n % 10 == 9 else wrong) for n in range(COPIES)]
     candidates += [Candidate(id=name, patch=written(FILES, files)) for name, files in ATTACKS.items()]
     candidates.append(Candidate(id="right", patch=written(FILES, {"shop/cart.py": RIGHT})))
-    tests = [GeneratedTest(id=name, script=script, output="") for name, script in SCRIPTS.items()]
-    recipe = SelectionRecipe(
-        seconds=4,
-        regression=RegressionRecipe(seconds=60),
-        verifier=VerifierRecipe(verdicts=0),
-        runoff=RunoffRecipe(turns=1),
-    )
-    tree, shared = workshop.tree(environment), Message("system", "")
-    return workshop.play(
-        lambda world: elect(
-            world, {"verifier": "v", "selector": "s"}, shared, tree, environment, candidates, tests, recipe
-        ),
-        Scripted(lambda call: "I cannot choose."),
-    )
-
-
-def place(election: Selection, name: str) -> Standing:
-    return next(standing for standing in election.standings if standing.entry == name)
+    return undecided(workshop, environment, candidates, SCRIPTS)
 
 
 def test_the_right_one_is_chosen(election: Selection) -> None:

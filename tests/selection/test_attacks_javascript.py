@@ -7,15 +7,9 @@ import textwrap
 
 import pytest
 
-from runoff.agent.doubles import Scripted
 from runoff.agent.editing import Candidate
-from runoff.agent.protocol import Message
-from runoff.agent.testing import GeneratedTest
-from runoff.selection.elect import SelectionRecipe, elect
-from runoff.selection.protocol import Selection, Standing
-from runoff.selection.repository_tests import RegressionRecipe
-from runoff.selection.runoff import RunoffRecipe
-from runoff.selection.verifier import VerifierRecipe
+from runoff.selection.protocol import Selection
+from tests.selection.elections import place, undecided
 from tests.workshop import Workshop, written
 
 
@@ -84,24 +78,7 @@ def election(workshop: Workshop) -> Selection:
     candidates = [Candidate(id=name, patch=written(FILES, {"cart.js": text})) for name, text in ATTACKS.items()]
     candidates += [Candidate(id="wrong", patch=written(FILES, {"cart.js": WRONG}))]
     candidates += [Candidate(id="right", patch=written(FILES, {"cart.js": RIGHT}))]
-    tests = [GeneratedTest(id=name, script=script, output="") for name, script in SCRIPTS.items()]
-    recipe = SelectionRecipe(
-        seconds=4,
-        regression=RegressionRecipe(seconds=60),
-        verifier=VerifierRecipe(verdicts=0),
-        runoff=RunoffRecipe(turns=1),
-    )
-    tree, shared = workshop.tree(environment), Message("system", "")
-    return workshop.play(
-        lambda world: elect(
-            world, {"verifier": "v", "selector": "s"}, shared, tree, environment, candidates, tests, recipe
-        ),
-        Scripted(lambda call: "I cannot choose."),
-    )
-
-
-def place(election: Selection, name: str) -> Standing:
-    return next(standing for standing in election.standings if standing.entry == name)
+    return undecided(workshop, environment, candidates, SCRIPTS)
 
 
 def test_the_right_one_is_chosen(election: Selection) -> None:
