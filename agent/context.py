@@ -136,12 +136,12 @@ class Code(NamedTuple):
     sources: dict[str, Source]
 
 
-def find_code(tree: Tree, issue: str, kept: Path | None = None) -> Code:
-    """Search a tree without a model. `kept` is the index's file, which is brought to the tree first.
+def find_code(tree: Tree, issue: str, kept: Path | None = None, among: Sequence[str] | None = None) -> Code:
+    """Search a tree without a model, or the files `among` it. `kept` is the index's file, which is brought to the tree first.
 
     Without it, or if it cannot be used (no room, read-only), an index is made in memory: what is found is the same.
     """
-    blobs = {path: blob_hash(tree[path]) for path in searched(tree)}
+    blobs = {path: blob_hash(tree[path]) for path in (searched(tree) if among is None else among)}
     try:
         sources = _sources(Index(kept), blobs, tree)
     except (sqlite3.Error, OSError):

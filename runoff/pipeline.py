@@ -24,6 +24,7 @@ from runoff.recipe import Recipe, Strategy, dealt
 from runoff.sandbox.protocol import Value
 from runoff.selection.elect import SelectionRecipe, elect, look_at
 from runoff.selection.protocol import Selection
+from runoff.selection.repository_tests import runner, suited
 from runoff.selection.scaling import Look
 
 Role = Literal["relevance", "ranker", "tester", "editor", "verifier", "selector"]
@@ -109,7 +110,9 @@ async def solve(
     tests = generated_tests(samples)
     made = [*(candidate.id for candidate in candidates), *(test.id for test in tests)]
     origins = {name: name.rpartition("-")[2] for name in made}  # the number of the trajectory
-    selection = await elect(world, models, shared, tree, environment, candidates, tests, recipe.selection, origins)
+    how = recipe.selection
+    near = await _suited(instance, tree, environment, how, index)
+    selection = await elect(world, models, shared, tree, environment, candidates, tests, how, origins, near)
     return Outcome(instance=instance, context=context, samples=tuple(samples), looks=tuple(looks), selection=selection)
 
 
@@ -146,8 +149,18 @@ async def elect_among(
     world.reserve = 0.0
     tests = [*pool.tests, *(test.value for test in written if test.value)]
     how = election(recipe.selection, with_models=bool(models))
-    selection = await elect(world, models, shared, tree, environment, pool.candidates, tests, how, pool.origins)
+    near = await _suited(instance, tree, environment, how, index)
+    selection = await elect(world, models, shared, tree, environment, pool.candidates, tests, how, pool.origins, near)
     return Outcome(instance=instance, context=context, selection=selection)
+
+
+async def _suited(
+    instance: Instance, tree: Tree, environment: Environment, recipe: SelectionRecipe, index: Path | None
+) -> list[str]:
+    """The repository's test files in the order in which the issue is about them; none where no choice of files is run."""
+    if not recipe.regression.files or not runner(environment.test or ""):
+        return []
+    return await asyncio.to_thread(suited, tree, instance.statement, index)
 
 
 def election(recipe: SelectionRecipe, *, with_models: bool) -> SelectionRecipe:

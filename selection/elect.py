@@ -55,18 +55,20 @@ async def elect(
     tests: Sequence[GeneratedTest],
     recipe: SelectionRecipe,
     origins: Mapping[str, str] = {},
+    suited: Sequence[str] = (),
 ) -> Selection:
     """One patch, or none, and everything it was decided on. `models` names one for `verifier` and one for `selector`.
 
     The choice is always defined: where the run-off does not decide, the first of the ranking stands, and `reason` says why.
-    Without a model for a role (and `shared`, which is what models are told) that part is left out. `origins`: see `Evidence`.
+    Without a model for a role (and `shared`, which is what models are told) that part is left out.
+    `origins`: see `Evidence`; `suited`: see `near`.
     """
     entries, rejected = await _entries(world, environment, candidates)
     if not entries:
         return Selection(chosen=None, reason="none: no candidate could be used", rejected=rejected)
     edits = {candidate.id: tests_aside(candidate.patch) for candidate in candidates} if recipe.brought else {}
     filling = asyncio.ensure_future(
-        fill(world, environment, tree, entries, tests, recipe.regression, recipe.seconds, edits)
+        fill(world, environment, tree, entries, tests, recipe.regression, recipe.seconds, edits, suited)
     )
     judging = asyncio.ensure_future(_scores(world, models.get("verifier"), shared, entries, recipe.verifier))
     await settled(filling, judging)

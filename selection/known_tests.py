@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from runoff.agent.environment import Environment
 from runoff.sandbox.protocol import Value
-from runoff.selection.repository_tests import SUITE, Outcomes, holds_tests, labels, runner
+from runoff.selection.repository_tests import SUITE, Outcomes, collected, labels, runner
 
 _PROSE = re.compile(
     r"(?i:\.(md|rst|txt|adoc|po|pot|svg|png|jpe?g|gif|ico)$|(^|/)(docs?|\.github)/)"
@@ -55,7 +55,7 @@ def dependencies(
     reached = _reached(direct, {path: f"{path} {blobs[path]}" for path in imports})
     conftests = [path for path in sorted(imports) if PurePosixPath(path).name == "conftest.py"]
     needed = dict[str, str]()
-    for path in filter(_collected, sorted(imports)):
+    for path in filter(collected, sorted(imports)):
         above = [other for other in conftests if path.startswith(other.removesuffix("conftest.py"))]
         needed[path] = _digest([common, path, *(reached[used] for used in (path, *above, *modules.packages(path)))])
     return needed
@@ -79,11 +79,6 @@ def by_file(command: str, first: Outcomes, second: Outcomes, ran: Sequence[str])
     return {
         path: KnownTests(**{end: tuple(sorted(tests)) for end, tests in ends.items()}) for path, ends in found.items()
     }
-
-
-def _collected(path: str) -> bool:
-    """Whether test runners look into a file by themselves: others among the tests help these."""
-    return holds_tests(path) and bool(re.search(r"(^|/)(test[^/]*|[^/]*_tests?)\.py$", path))
 
 
 class _Modules:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from runoff.agent.context import Tree, is_test
+from runoff.agent.context import Tree, find_code, is_test
 from runoff.agent.environment import Environment
-from runoff.agent.step import Run, World
+from runoff.agent.step import Run, World, settled
 from runoff.sandbox.protocol import Limits, State, Value
+
+_SUBJECT = re.compile(r"^tests?_|_tests?$")
 
 SUITE = "the whole suite"
 """The one test id of a command whose results are known by its exit code only."""
@@ -34,33 +37,48 @@ class Outcomes(Value):
     why: str = ""
 
 
-def holds_tests(path: str) -> bool:
-    """Whether a path is a file of Python tests, of those that `run_tests` can be given."""
-    return is_test(path) and path.endswith(".py") and PurePosixPath(path).name not in ("conftest.py", "__init__.py")
+def collected(path: str) -> bool:
+    """Whether a path is a file of Python tests that test runners look into by themselves: others help these."""
+    name = PurePosixPath(path).name
+    return is_test(path) and bool(re.search(r"^test.*\.py$|_tests?\.py$", name))
 
 
-def near(tree: Tree, changed: Sequence[str], limit: int) -> list[str]:
-    """Test files that have to do with the changed files, likeliest first: by name, by import, by folder.
+def suited(tree: Tree, issue: str, kept: Path | None = None) -> list[str]:
+    """Test files in the order in which the issue is about them, by the search that finds code (`find_code`)."""
+    return find_code(tree, issue, kept, [path for path in sorted(tree) if collected(path)]).found.files
 
-    Deterministic; a file that has nothing to do with the change by any of these is not among them.
+
+def near(tree: Tree, changed: Sequence[str], limit: int, suited: Sequence[str] = ()) -> list[str]:
+    """Test files that have to do with the changed files, or with the issue (`suited`), likeliest first.
+
+    With a change they have to do by name, by import, by folder. The two orders are merged by reciprocal ranks (Cormack,
+    Clarke and Büttcher, SIGIR 2009; their constant of 60 is for lists of hundreds). Deterministic.
     """
-    scores: dict[str, float] = {}
-    for path in tree:
-        if not holds_tests(path):
-            continue
-        stem = re.sub(r"^tests?_|_tests?$", "", PurePosixPath(path).stem)
-        text = tree[path].decode("utf-8", "replace")
-        for source in changed:
-            module = PurePosixPath(source).with_suffix("")
-            name = module.parent.name if module.name == "__init__" else module.name
-            dotted = ".".join(part for part in module.parts if part not in ("src", "lib", "__init__"))
-            score = 4.0 * (stem == name) + 2.0 * (name in stem.split("_") or stem in name.split("_"))
-            score += 3.0 * bool(dotted and re.search(rf"\b{re.escape(dotted)}\b", text))
-            score += 1.0 * bool(re.search(rf"(?:import|from)\b.*\b{re.escape(name)}\b", text))
-            package = next((part for part in module.parts if part not in ("src", "lib")), "")
-            score += 0.5 * bool(re.search(rf"(?:import|from)\s+{re.escape(package)}\b", text))
-            scores[path] = max(scores.get(path, 0.0), score)
-    return sorted((path for path, score in scores.items() if score > 0), key=lambda path: (-scores[path], path))[:limit]
+    known = [path for path in changed if path in tree] or changed  # what a patch adds has no tests yet
+    scores = {path: max(_related(path, tree[path], known), default=0.0) for path in tree if collected(path)}
+    related = sorted((path for path, score in scores.items() if score > 0), key=lambda path: (-scores[path], path))
+    merged = defaultdict[str, float](float)
+    for order in (related, [path for path in suited if path in scores]):
+        for rank, path in enumerate(order):
+            merged[path] += 1 / (10 + rank)
+    return sorted(merged, key=lambda path: (-merged[path], path))[:limit]
+
+
+def _related(path: str, contents: bytes, changed: Sequence[str]) -> Iterator[float]:
+    """How much a test file has to do with each changed file."""
+    name = PurePosixPath(path)
+    topic, text = _SUBJECT.sub("", name.stem), contents.decode("utf-8", "replace")
+    if topic in ("test", "tests"):  # Django's tests/lookup/tests.py
+        topic = _SUBJECT.sub("", name.parent.name)
+    for source in changed:
+        module = PurePosixPath(source).with_suffix("")
+        subject = module.parent.name if module.name == "__init__" else module.name
+        dotted = ".".join(part for part in module.parts if part not in ("src", "lib", "__init__"))
+        score = 4.0 * (topic == subject) + 2.0 * (subject in topic.split("_") or topic in subject.split("_"))
+        score += 3.0 * bool(dotted and re.search(rf"\b{re.escape(dotted)}\b", text))
+        score += 1.0 * bool(re.search(rf"(?:import|from)\b.*\b{re.escape(subject)}\b", text))
+        package = next((part for part in module.parts if part not in ("src", "lib")), "")
+        yield score + 0.5 * bool(re.search(rf"(?:import|from)\s+{re.escape(package)}\b", text))
 
 
 async def run_tests(
@@ -101,6 +119,27 @@ async def run_tests(
             why=f"`{shlex.join([environment.test, *chosen])}` gave no result of any test: {done.text[-300:].strip()}",
         )
     return Outcomes(tests=tests)
+
+
+async def on_base(
+    world: World, environment: Environment, chosen: Sequence[str], recipe: RegressionRecipe
+) -> tuple[list[str], tuple[str, ...], str]:
+    """The files of those chosen that can be run, the tests in them that pass on the base each time, and why there are none.
+
+    One file may take the others with it: it hangs, or ends the runner (Django's, for want of a database). So where all
+    together give nothing, each is run by itself for its share of the time, and those that give nothing are left out.
+    """
+
+    async def run(files: Sequence[str], repetition: int = 0, share: int = 1) -> Outcomes:
+        part = recipe.model_copy(update={"seconds": recipe.seconds / share})
+        return await run_tests(world, environment, environment.state, files, part, repetition)
+
+    files, first = list(chosen), await run(chosen)
+    if first.tests is None and runner(environment.test or "") and len(chosen) > 1:
+        alone = await settled(*(run([path], share=len(chosen)) for path in chosen))
+        files = [path for path, outcome in zip(chosen, alone, strict=True) if outcome.tests]
+        first = await run(files) if files else first
+    return files, passing(first, await run(files, 1)) if first.tests else (), first.why
 
 
 def passing(first: Outcomes, second: Outcomes) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from runoff.agent.verdict import Verdict, must_fail_control, read_verdict, scrip
 from runoff.sandbox.protocol import State
 from runoff.selection.brought_tests import run_brought, telling
 from runoff.selection.protocol import Cell, Entry, GeneratedTest, OutcomeTable
-from runoff.selection.repository_tests import Outcomes, RegressionRecipe, broken, known_of, near, passing, run_tests
+from runoff.selection.repository_tests import Outcomes, RegressionRecipe, broken, known_of, near, on_base, run_tests
 from runoff.selection.sameness import same_script
 
 K = TypeVar("K")
@@ -33,11 +33,13 @@ async def fill(
     regression: RegressionRecipe,
     seconds: float,
     edits: Mapping[str, bytes] = {},
+    suited: Sequence[str] = (),
 ) -> OutcomeTable:
     """Run every cell that is not on record. All run as sandbox slots allow; none waits for another.
 
     A generated test votes only if it fails on the base; scripts that are the same have one vote together. `edits` of the
     repository's tests that candidates bring, by candidate: what fails on the base of these votes too, but not for its author.
+    `suited`: see `near`.
     """
     states = {entry.id: await patched(world, environment, entry.candidate.patch) for entry in entries}
     scripts = {test.id: test.script for test in tests}
@@ -62,7 +64,7 @@ async def fill(
     voted = asyncio.ensure_future(_each({(e, t): partial(cell, states[e], scripts[t], f"{e}/{t}") for e, t in wanted}))
     controls = {entry.id: partial(cell, states[entry.id], control, f"{entry.id}/control") for entry in entries}
     controlled = asyncio.ensure_future(_each(controls))
-    regressed = asyncio.ensure_future(_regressions(world, environment, tree, entries, states, regression))
+    regressed = asyncio.ensure_future(_regressions(world, environment, tree, entries, states, regression, suited))
     brought = asyncio.ensure_future(run_brought(world, environment, entries, states, edits, regression))
     await settled(voted, controlled, regressed, brought)
     cells, (repository, lost, why) = voted.result(), regressed.result()
@@ -99,32 +101,32 @@ async def _regressions(
     entries: Sequence[Entry],
     states: Mapping[str, State],
     recipe: RegressionRecipe,
+    suited: Sequence[str],
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...] | None], dict[str, str]]:
     """The stable tests near all changes together (so that all entries meet the same ones), and what each entry breaks."""
     changed = sorted({path for entry in entries for path in patched_paths(entry.candidate.patch)})
-    chosen = near(tree, changed, recipe.files)
-
-    async def run(state: State, repetition: int = 0, files: Sequence[str] = chosen) -> Outcomes:
-        return await run_tests(world, environment, state, files, recipe, repetition)
-
-    async def on_base(files: Sequence[str]) -> tuple[tuple[str, ...], str]:
-        first, second = await settled(run(environment.state, 0, files), run(environment.state, 1, files))
-        return passing(first, second), first.why
-
+    chosen = near(tree, changed, recipe.files, suited)
     known, unknown = known_of(environment, chosen)
-    stable, base_why = await on_base(unknown) if unknown or not known else (known, "")
-    stable = tuple(dict.fromkeys((*known, *stable)))
+    stable, base_why, files = known, "", list(chosen)
+    if unknown or not known:
+        running, fresh, base_why = await on_base(world, environment, unknown, recipe)
+        stable = tuple(dict.fromkeys((*known, *fresh)))
+        files = [path for path in chosen if path not in unknown or path in running]
     if not stable:
         return (
             (),
             {entry.id: () for entry in entries},
             {"base": base_why or "none of the tests near the change passes"},
         )
+
+    async def run(state: State) -> Outcomes:
+        return await run_tests(world, environment, state, files, recipe)
+
     after = await _each({entry.id: partial(run, states[entry.id]) for entry in entries})
     seen = {test for outcome in after.values() for test in outcome.tests or ()}
     if known and not seen.issuperset(known):
         # Either all candidates take these tests away, or they have other ids than when they were prepared: the base tells.
-        stable, _ = await on_base(chosen)
+        _, stable, _ = await on_base(world, environment, files, recipe)
     why = {name: outcome.why for name, outcome in after.items() if outcome.why}
     return stable, {name: broken(stable, outcome) for name, outcome in after.items()}, why
 

@@ -8,7 +8,17 @@ import pytest
 
 from runoff.agent.step import World
 from runoff.sandbox.protocol import REPO
-from runoff.selection.repository_tests import SUITE, Outcomes, RegressionRecipe, broken, near, passing, run_tests
+from runoff.selection.repository_tests import (
+    SUITE,
+    Outcomes,
+    RegressionRecipe,
+    broken,
+    near,
+    on_base,
+    passing,
+    run_tests,
+    suited,
+)
 from tests.workshop import Workshop
 
 TREE = {
@@ -55,6 +65,35 @@ def test_near_is_limited_and_takes_the_likeliest() -> None:
 def test_a_package_s_init_is_found_by_the_package_s_name() -> None:
     tree = {"pkg/net/__init__.py": b"", "tests/test_net.py": b"", "tests/test_init.py": b""}
     assert near(tree, ["pkg/net/__init__.py"], 9) == ["tests/test_net.py"]
+
+
+def test_what_helps_tests_is_no_test_and_a_folder_names_what_its_tests_are_about() -> None:
+    tree = {
+        "app/models.py": b"",
+        "tests/models.py": b"import app",
+        "tests/models/tests.py": b"",
+        "tests/urls.py": b"app.models",
+    }
+    assert near(tree, ["app/models.py"], 9) == ["tests/models/tests.py"]
+
+
+def test_files_that_a_patch_adds_say_nothing_of_what_is_near_unless_there_is_nothing_else() -> None:
+    tree = {"app/cart.py": b"", "tests/test_cart.py": b"", "tests/test_reproduce.py": b""}
+    assert near(tree, ["app/cart.py", "reproduce.py"], 9) == ["tests/test_cart.py"]
+    assert near(tree, ["reproduce.py"], 9) == ["tests/test_reproduce.py"]
+
+
+def test_tests_that_the_issue_is_about_are_near() -> None:
+    tree = {
+        "app/query.py": b"class Query: ...\n",
+        "tests/test_query.py": b"from app.query import Query\n",
+        "tests/test_pickling.py": b"import pickle\ndef test_pickled_rows(): pickle.dumps([])\n",
+        "tests/test_dates.py": b"def test_dates(): ...\n",
+    }
+    order = suited(tree, "Pickled rows come back as something else\n\nAfter `pickle.dumps` ...")
+    assert order[0] == "tests/test_pickling.py"
+    assert set(order) == {path for path in tree if path.startswith("tests")}
+    assert near(tree, ["app/query.py"], 2, order) == ["tests/test_query.py", "tests/test_pickling.py"]
 
 
 @pytest.mark.parametrize(
@@ -242,3 +281,16 @@ def test_a_runner_that_is_not_installed_says_so(workshop: Workshop) -> None:
     said = run(workshop, {"calc.py": CALC}, ["test_calc.py"], test="python -m pytest_that_is_not_there")
     assert said.tests is None
     assert "No module named pytest_that_is_not_there" in said.why
+
+
+@pytest.mark.parametrize("bad", ["import os\nos._exit(0)\n", "import time\ntime.sleep(60)\n"], ids=["ends", "hangs"])
+def test_a_file_that_takes_the_others_with_it_is_left_out(workshop: Workshop, bad: str) -> None:
+    files = {"test_good.py": "def test_good(): pass\n", "test_bad.py": bad, "test_more.py": "def test_more(): pass\n"}
+    environment = workshop.environment(files, test="python -m pytest")
+
+    async def scene(world: World) -> tuple[list[str], tuple[str, ...], str]:
+        return await on_base(world, environment, list(files), RegressionRecipe(seconds=9))
+
+    running, stable, _ = workshop.play(scene)
+    assert running == ["test_good.py", "test_more.py"]
+    assert stable == ("test_good::test_good", "test_more::test_more")
