@@ -107,6 +107,8 @@ class Score(Value):
     """None: no verdict could be read, which is not a no."""
     how: str = ""
     verdicts: tuple[float | None, ...] = ()
+    parts: dict[str, tuple[float | None, ...]] = {}
+    """Criterion → its verdicts; empty where the entry was judged as a whole."""
 
 
 class Standing(Value):

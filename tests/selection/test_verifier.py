@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runoff.agent.protocol import Reply, Token
-from runoff.selection.verifier import read
+from runoff.selection.reading import read
 
 
 def reply(*tokens: tuple[str, dict[str, float]] | str, text: str | None = None) -> Reply:
