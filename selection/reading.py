@@ -53,14 +53,23 @@ def read(reply: Reply, scale: Scale = YES_NO, *, direct: bool = False) -> tuple[
 def _verdict(text: str, scale: Scale, direct: bool) -> re.Match[str] | None:
     """The last `VERDICT: YES` or `NO` in a text, or a text that is that one word; under `direct` one that begins with it.
 
-    A letter counts as one only in upper case, and where nothing but a remark in brackets follows on its line: `GRADE: a
-    solid B` and `A change that …` give none.
+    None where the last one that has a line to itself is another than the last: a model that quotes what a patch would have
+    it say, behind its own verdict, has not taken that back. A letter counts as one only in upper case, and where nothing
+    but a remark in brackets follows on its line: `GRADE: a solid B` and `A change that …` give none.
     """
     words = "|".join(f"(?-i:{word})" if len(word) == 1 else word for word in scale.worth)
     end = r"\b(?=[^\w\n]*(?:\Z|\n|\())" if scale.lettered else r"\b"
     named = list(re.finditer(rf"{scale.label}\W{{1,6}}({words}){end}", text, re.IGNORECASE))
-    alone = rf"\A\W*({words}){end}" + ("" if direct else r"\W*\Z")
-    return named[-1] if named else re.match(alone, text, re.IGNORECASE)
+    lines = [one for one in named if _alone_on_its_line(text, one)]
+    if lines and lines[-1][1].upper() != named[-1][1].upper():
+        return None
+    whole = rf"\A\W*({words}){end}" + ("" if direct else r"\W*\Z")
+    return named[-1] if named else re.match(whole, text, re.IGNORECASE)
+
+
+def _alone_on_its_line(text: str, found: re.Match[str]) -> bool:
+    before, after = text[: found.start()].rpartition("\n")[2], text[found.end() :].partition("\n")[0]
+    return not re.search(r"[^\s>#*_`]", before) and not re.search(r"\w", after)
 
 
 def _token(tokens: Sequence[Token], scale: Scale, direct: bool, spoken: bool) -> Token | None:
