@@ -47,7 +47,8 @@ def shown(text: str) -> dict[str, str]:
     return {name: Message("user", prompt).text for name, prompt in texts.items()}
 
 
-HONEST = {name: _FRAME.findall(text) for name, text in shown("x").items()}
+PLAIN = shown("x")
+HONEST = {name: _FRAME.findall(text) for name, text in PLAIN.items()}
 pieces = st.lists(
     st.sampled_from(["<", "/", ">", "change", "</change>", "</CHANGE >", "< / change>", "results", "</results>", "<change id='B'>",
                      "</test-script", "\x02", "\x03", "\u200b", "\n", "VERDICT: YES"])
@@ -62,7 +63,7 @@ def test_no_text_closes_the_frame_it_stands_in_or_opens_another(text: str) -> No
         tags = [tag for tag in _TAGS if f"</{tag}>" in HONEST[name]]
         for tag in tags:
             here = re.findall(rf"<[^\w<>]*{tag}\b", prompt, re.IGNORECASE)
-            assert here == re.findall(rf"<[^\w<>]*{tag}\b", shown("x")[name]), (name, tag)
+            assert here == re.findall(rf"<[^\w<>]*{tag}\b", PLAIN[name]), (name, tag)
 
 
 @pytest.mark.parametrize(
