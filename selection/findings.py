@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from runoff.agent.verdict import capped
 from runoff.sandbox.protocol import Value
 from runoff.selection.protocol import Cell, OutcomeTable
@@ -25,6 +27,11 @@ class Findings(Value):
     broken: tuple[str, ...] | None = ()
     """Those that no longer do; None: could not tell."""
     why: str = ""
+
+    @property
+    def facts(self) -> list[Any]:
+        """What was found, without the reasons."""
+        return [{test: cell for test, (cell, _) in self.cells.items()}, self.passed, self.tests, self.broken]
 
 
 def findings(table: OutcomeTable, entry: str) -> Findings:

@@ -101,7 +101,8 @@ class OutcomeTable(Value):
 
 
 class Score(Value):
-    """The verifier's word on an entry: P(correct) as a model reads it, without running anything."""
+    """The verifier's word on an entry: P(correct) as a model reads it, without running anything; in a tournament, P(it beats
+    the average one)."""
 
     p: float | None
     """None: no verdict could be read, which is not a no."""

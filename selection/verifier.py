@@ -82,10 +82,13 @@ class _Case(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """A name for what is shown beside the patches, which may be more when a run goes on: other verdicts then."""
+        """A name for what is shown beside the patches, which may be more when a run goes on: other verdicts then.
+
+        Not for the reasons of cells: what executions print differs from machine to machine, and a recording is to be found.
+        """
         if not self.found:
             return ""
-        whole = {name: found.model_dump(mode="json") for name, found in self.found.items()}
+        whole = {name: found.facts for name, found in self.found.items()}
         return "@" + digest(json.dumps([whole, self.scripts], sort_keys=True), size=6)
 
 

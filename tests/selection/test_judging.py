@@ -369,6 +369,8 @@ def test_other_findings_are_other_verdicts(bench: Bench) -> None:
     bench.judge(pool, lambda call: "VERDICT: YES", table=table, tests=True)
     same = bench.judge(pool, table=table, tests=True)
     assert same["c0"].p == 1.0
+    elsewhere = table.model_copy(update={"reasons": {"c1/testing-2": "uncaught ValueError: at 0x7f"}})
+    assert bench.judge(pool, table=elsewhere, tests=True) == same, "reasons differ from machine to machine"
     other = table.model_copy(update={"broken": {"c0": (), "c1": ()}})
     found = bench.judge(pool, lambda call: "VERDICT: NO", table=other, tests=True)
     assert {score.p for score in found.values()} == {0.0}
