@@ -141,7 +141,7 @@ async def write_criteria(step: Step, model: str, shared: Message) -> Ended[Crite
     return Ended(reason="done", value=Criteria(written=found or ()), note="" if found else "no criteria could be read")
 
 
-async def judge(step: Step, case: _Case, entry: Entry, verdicts: int) -> Ended[Score]:
+async def _judge(step: Step, case: _Case, entry: Entry, verdicts: int) -> Ended[Score]:
     """Ask for so many verdicts on a patch, by each criterion apart, and never tell what its author claimed."""
     recipe, direct = case.recipe, case.recipe.mode == "direct"
     scale = graded(recipe.grades) if recipe.grades else YES_NO
@@ -180,7 +180,7 @@ async def judge(step: Step, case: _Case, entry: Entry, verdicts: int) -> Ended[S
     )
 
 
-async def compare(step: Step, case: _Case, first: Entry, second: Entry) -> Ended[Comparison]:
+async def _compare(step: Step, case: _Case, first: Entry, second: Entry) -> Ended[Comparison]:
     """Ask which of two is better, as often with each of them shown first."""
     say, direct = prompts("judging", "runoff.selection"), case.recipe.mode == "direct"
     patches = {entry.id: capped(entry.candidate.patch.decode("utf-8", "replace"), 16_000) for entry in (first, second)}
@@ -218,7 +218,7 @@ async def _each_alone(case: _Case, entries: Sequence[Entry]) -> dict[str, Score]
 
     async def one(name: str, kind: str, verdicts: int) -> Score:
         ended = await trajectory(
-            case.world, f"{kind}-{name}", Score, lambda step: judge(step, case, of[name], verdicts)
+            case.world, f"{kind}-{name}", Score, lambda step: _judge(step, case, of[name], verdicts)
         )
         return ended.value or Score(p=None, how=f"{ended.reason}: {ended.note}")
 
@@ -245,7 +245,7 @@ async def _tournament(case: _Case, entries: Sequence[Entry]) -> dict[str, Score]
     async def one(pair: Pair) -> float | None:
         first, second = sorted(pair)
         name = f"compare{case.shown}-{quote(first, safe=' ')}+{quote(second, safe=' ')}"
-        ended = await trajectory(case.world, name, Comparison, lambda step: compare(step, case, of[first], of[second]))
+        ended = await trajectory(case.world, name, Comparison, lambda step: _compare(step, case, of[first], of[second]))
         if ended.value:
             result = settled_by(ended.value.forward, ended.value.backward)
             return result if result is None or pair == (first, second) else 1 - result
