@@ -129,12 +129,10 @@ def verify_command(run: Path) -> int:
         selection = stored.decide(name, evidence, stored.recipe)
         view = run / "views" / name / "selection.json"
         try:
-            said = Selection.model_validate(
-                json.loads(view.read_text())["selection"]
-            )  # fields that it has not yet, too
+            said = Selection.model_validate(json.loads(view.read_text())["selection"])
         except (OSError, ValueError, KeyError):
             raise BadRun(f"{view} cannot be read; the same command as before makes it again") from None
-        same = said.model_dump_json() == selection.model_dump_json()
+        same = said == selection
         patch = run / "views" / name / "patch.diff"
         submitted = patch.read_bytes() if patch.is_file() else b""
         same &= submitted == (selection.entry(selection.chosen).candidate.patch if selection.chosen else b"")
