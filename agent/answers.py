@@ -22,9 +22,13 @@ async def readable(
     first: str,
     again: str,
     read: Callable[[object], T | None],
+    after: Message | None = None,
 ) -> T | None:
-    """An answer's JSON as `read` takes it; asked for again by each further name; None if none reads or none fits the model."""
-    talk = Message("user", first)
+    """An answer's JSON as `read` takes it; asked for again by each further name; None if none reads or none fits the model.
+
+    `after`: what is said before the question.
+    """
+    talk = Message("user", first, after)
     for name in names:
         try:
             answer = await step.ask(name, Request(model, sampling, talk))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -21,6 +22,15 @@ class Prompts:
         return lambda **given: str(render(**given)).strip("\n") + "\n"
 
 
+def inside(text: str, *tags: str) -> str:
+    """Text that goes between these tags and cannot leave: its own `<tag` and `</tag` lose their bracket, however they are spelt.
+
+    The marks of `observed` go first, as `Message` takes them out later: `<\x03/tag>` would close the frame then.
+    """
+    names = "|".join(map(re.escape, tags))
+    return re.sub(rf"<(?=[^\w<>]*(?:{names})\b)", "&lt;", re.sub("[\x02\x03]", "", text), flags=re.IGNORECASE)
+
+
 def prompts(name: str, package: str = "runoff.agent") -> Prompts:
     return Prompts(package, name)
 
@@ -32,4 +42,5 @@ def _environment(package: str) -> Environment:
         loader=PackageLoader(package, ""), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["observed"] = observed
+    environment.filters["inside"] = inside
     return environment

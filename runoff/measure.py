@@ -7,14 +7,41 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import computed_field
+
 from runoff.run import BadRun
 from runoff.sandbox.protocol import Value
-from runoff.selection.estimators import outcomes, resampling
+from runoff.selection.estimators import outcomes, resampling, scores
 from runoff.selection.evidence import Evidence
 from runoff.selection.protocol import Selection
 
 Labels = Mapping[tuple[str, str], bool]
 """Instance and candidate (or agent) → whether it is right."""
+
+
+_FEWEST = 6
+"""Contested issues below which no verifier can be shown to be better than chance at 97.5 %: 0.5⁵ is 3 %."""
+
+
+class Worth(Value):
+    """Whether the verifier, or one of its criteria, tells right from wrong within an issue."""
+
+    what: str
+    issues: int
+    """Contested ones: of the candidates with a score some are right and some wrong."""
+    auroc: float | None
+    """P(a right candidate scores above a wrong one of its issue) + ½ P(equal), the mean over these; see `scores`."""
+    low: float | None
+    """95 % interval, by bootstrap over these."""
+    high: float | None
+    missing: int
+    """Labelled candidates without a score, on all issues: they are in no comparison."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def helps(self) -> bool:
+        """Whether it is shown to be better than chance, which is what it takes to be used."""
+        return self.issues >= _FEWEST and self.low is not None and self.low > 0.5
 
 
 class Measured(Value):
@@ -35,6 +62,8 @@ class Measured(Value):
     contested: float
     accuracy: float | None
     """Share of the contested issues that were picked right."""
+    verifier: tuple[Worth, ...] = ()
+    """Of the run's own verifier, the same whatever the rule: the whole first, then by criterion."""
 
 
 def read_labels(file: Path) -> dict[tuple[str, str], bool]:
@@ -65,7 +94,7 @@ def graded(name: str, evidence: Evidence, selection: Selection, labels: Labels) 
     """
     right: dict[str, bool] = {}
     for candidate in sorted([*(one for entry in evidence.entries for one in entry.proposers), *evidence.rejected]):
-        label = labels.get((name, candidate), labels.get((name, evidence.origin(candidate))))
+        label = label_of(labels, name, evidence, candidate)
         if label is not None:
             right[candidate] = label
     if not right:
@@ -98,6 +127,77 @@ def measured(
         contested=contested.right + contested.wrong,
         accuracy=contested.accuracy,
     )
+
+
+def worth(evidence: Mapping[str, Evidence], labels: Labels) -> tuple[Worth, ...]:
+    """The verifier's worth on the issues that have labels: as a whole, then by criterion; empty where there are no scores.
+
+    Criteria that a model wrote differ from issue to issue: what is one of them is its place in the list.
+    """
+    scored: dict[str, dict[str, dict[str, float | None]]] = {}
+    texts: dict[str, set[str]] = {}
+    for issue, one in evidence.items():
+        for entry, score in one.scores.items():
+            scored.setdefault("the verifier", {}).setdefault(issue, {})[entry] = score.p
+            for place, (text, verdicts) in enumerate(score.parts.items(), 1):
+                known = [p for p in verdicts if p is not None]
+                part = f"criterion {place}"
+                texts.setdefault(part, set()).add(text)
+                scored.setdefault(part, {}).setdefault(issue, {})[entry] = sum(known) / len(known) if known else None
+    found = []
+    for what, issues in scored.items():
+        known_as = texts.get(what, set())
+        name = f"{what} ({min(known_as)})" if len(known_as) == 1 else what
+        found.append(_worth(name, evidence, issues, labels))
+    return tuple(found)
+
+
+def _worth(
+    what: str, evidence: Mapping[str, Evidence], scored: Mapping[str, Mapping[str, float | None]], labels: Labels
+) -> Worth:
+    contested, missing = list[list[scores.Scored]](), 0
+    for issue, by_entry in scored.items():
+        one = evidence[issue]
+        of_issue = list[scores.Scored]()
+        for entry in one.entries:
+            p = by_entry.get(entry.id)
+            for candidate in entry.proposers:
+                right = label_of(labels, issue, one, candidate)
+                if right is not None and p is None:
+                    missing += 1
+                elif right is not None and p is not None:
+                    of_issue.append((p, right))
+        if scores.auroc(of_issue) is not None:
+            contested.append(of_issue)
+    bounds = resampling.bootstrap(contested, scores.within_issue_auroc) if contested else None
+    return Worth(
+        what=what,
+        issues=len(contested),
+        auroc=bounds.value if bounds else None,
+        low=bounds.low if bounds else None,
+        high=bounds.high if bounds else None,
+        missing=missing,
+    )
+
+
+def worth_lines(found: Sequence[Worth]) -> str:
+    """For a terminal; the last line says in so many words whether the verifier should be used."""
+    lines = ["does the verifier tell right from wrong within an issue? (AUROC; chance is 0.50)"]
+    for one in found:
+        interval = f"{_number(one.auroc)} [{_number(one.low)}, {_number(one.high)}]"
+        lines.append(f"  {one.what}: {interval} on {one.issues} contested issues, {one.missing} without a verdict")
+    if found and not found[0].helps:
+        few = found[0].issues < _FEWEST
+        why = f"fewer than {_FEWEST} contested issues cannot show it" if few else "the interval reaches 0.50 or below"
+        lines.append(
+            f"not shown to be better than chance ({why}): it should not be used (--set selection.verifier.verdicts=0)"
+        )
+    return "\n".join(lines)
+
+
+def label_of(labels: Labels, issue: str, evidence: Evidence, candidate: str) -> bool | None:
+    """By the candidate's own name, else by whose it is."""
+    return labels.get((issue, candidate), labels.get((issue, evidence.origin(candidate))))
 
 
 def table(rows: Sequence[Measured]) -> str:

@@ -94,7 +94,11 @@ def replay_command(
     if labels:  # opened when everything is decided
         known = measure.read_labels(labels)
         rows = [measure.measured(rule, evidence, selections, known) for rule, selections in chosen.items()]
+        worth = measure.worth(evidence, known)
+        rows[0] = rows[0].model_copy(update={"verifier": worth})  # `as run`
         click.echo(json.dumps([row.model_dump() for row in rows], indent=1) if as_json else measure.table(rows))
+        if worth and not as_json:
+            click.echo(measure.worth_lines(worth))
         return 0
     found = [
         {
@@ -125,10 +129,10 @@ def verify_command(run: Path) -> int:
         selection = stored.decide(name, evidence, stored.recipe)
         view = run / "views" / name / "selection.json"
         try:
-            said = json.loads(view.read_text())["selection"]
+            said = Selection.model_validate(json.loads(view.read_text())["selection"])
         except (OSError, ValueError, KeyError):
             raise BadRun(f"{view} cannot be read; the same command as before makes it again") from None
-        same = json.dumps(said, sort_keys=True) == json.dumps(selection.model_dump(mode="json"), sort_keys=True)
+        same = said == selection
         patch = run / "views" / name / "patch.diff"
         submitted = patch.read_bytes() if patch.is_file() else b""
         same &= submitted == (selection.entry(selection.chosen).candidate.patch if selection.chosen else b"")

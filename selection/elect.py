@@ -15,7 +15,7 @@ from runoff.agent.step import Ended, Step, World, settled, trajectory
 from runoff.sandbox.protocol import REPO, Refused, Value
 from runoff.selection.cleaning import clean, tests_aside
 from runoff.selection.evidence import Evidence
-from runoff.selection.protocol import Candidate, Entry, GeneratedTest, OutcomeTable, Score, Selection
+from runoff.selection.protocol import Candidate, Entry, GeneratedTest, OutcomeTable, Selection
 from runoff.selection.ranking import hybrid
 from runoff.selection.rankings import ranking
 from runoff.selection.repository_tests import RegressionRecipe
@@ -23,7 +23,7 @@ from runoff.selection.runoff import Decision, RunoffRecipe, decide
 from runoff.selection.sameness import fingerprint
 from runoff.selection.scaling import Look, ScalingRecipe, look
 from runoff.selection.table import fill
-from runoff.selection.verifier import VerifierRecipe, judge
+from runoff.selection.verifier import VerifierRecipe, verified
 
 EVIDENCE = "decided on/"
 """Where in the log, in the trajectory `selection`, the evidence stands; behind it its digest."""
@@ -70,7 +70,7 @@ async def elect(
     filling = asyncio.ensure_future(
         fill(world, environment, tree, entries, tests, recipe.regression, recipe.seconds, edits, suited)
     )
-    judging = asyncio.ensure_future(_scores(world, models.get("verifier"), shared, entries, recipe.verifier))
+    judging = asyncio.ensure_future(verified(world, models.get("verifier"), shared, entries, recipe.verifier, filling))
     await settled(filling, judging)
     evidence = Evidence(
         entries=tuple(entries),
@@ -165,7 +165,8 @@ async def look_at(
     entries, _ = await _entries(world, environment, candidates)
     without = recipe.regression.model_copy(update={"files": 0})  # which tests are near depends on who else is there
     table = await fill(world, environment, tree, entries, tests, without, recipe.seconds) if entries else None
-    scores = await _scores(world, models["verifier"], shared, entries, recipe.verifier) if scaling.verifier else {}
+    first = recipe.verifier.alone()  # what is shown later depends on who else is there
+    scores = await verified(world, models["verifier"], shared, entries, first) if scaling.verifier else {}
     found = look(trajectories, entries, table, scores, scaling).model_dump(mode="json")
     evidence = digest(json.dumps(found, sort_keys=True), size=6)  # a run that goes on may see more than it did
     return Look.model_validate(
@@ -229,21 +230,6 @@ def _of_their_candidates(table: OutcomeTable, origins: Mapping[str, str]) -> dic
     """Whose the tests are that candidates brought: `candidate:test`."""
     names = [name for test in table.authors for name in table.same[test]]
     return {name: origins.get(candidate := name.partition(":")[0], candidate) for name in names}
-
-
-async def _scores(
-    world: World, model: str | None, shared: Message | None, entries: Sequence[Entry], recipe: VerifierRecipe
-) -> dict[str, Score]:
-    if not model or not shared or recipe.verdicts == 0 or len(entries) == 1:  # nobody to ask, or nothing to tell apart
-        return {}
-
-    async def one(entry: Entry) -> Score:
-        ended = await trajectory(
-            world, f"verdict-{entry.id}", Score, lambda step: judge(step, model, shared, entry, recipe)
-        )
-        return ended.value or Score(p=None, how=f"{ended.reason}: {ended.note}")
-
-    return dict(zip([entry.id for entry in entries], await settled(*map(one, entries)), strict=True))
 
 
 async def _on_evidence(world: World, evidence: Evidence) -> None:

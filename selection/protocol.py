@@ -101,12 +101,15 @@ class OutcomeTable(Value):
 
 
 class Score(Value):
-    """The verifier's word on an entry: P(correct) as a model reads it, without running anything."""
+    """The verifier's word on an entry: P(correct) as a model reads it, without running anything; in a tournament, P(it beats
+    the average one)."""
 
     p: float | None
     """None: no verdict could be read, which is not a no."""
     how: str = ""
     verdicts: tuple[float | None, ...] = ()
+    parts: dict[str, tuple[float | None, ...]] = {}
+    """Criterion → its verdicts; empty where the entry was judged as a whole."""
 
 
 class Standing(Value):

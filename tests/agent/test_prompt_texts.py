@@ -22,6 +22,7 @@ from runoff.agent.submission import Work
 from runoff.agent.testing import GeneratedTest
 from runoff.agent.verdict import SPOKEN, Verdict, contract
 from runoff.sandbox.protocol import State
+from runoff.selection.findings import Findings
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")
 _PLACE = State(layers=("x",))
@@ -175,6 +176,45 @@ def judging() -> Iterator[tuple[str, str]]:
         yield name, say.judge(patch=_PATCH.decode(), direct=direct)
 
 
+def weighing() -> Iterator[tuple[str, str]]:
+    """What the verifier is told beside or in place of a patch and YES or NO."""
+    say, patch = prompts("judging", "runoff.selection"), _PATCH.decode()
+    found = Findings(
+        cells={"testing-1": ("pass", ""), "testing-2": ("could not tell", "uncaught NameError: x")},
+        passed=1,
+        tests=2,
+        repository=9,
+        broken=("tests/test_calc.py::test_x",),
+    )
+    others = {
+        "nothing was run": Findings(),
+        "all pass, most are left out": Findings(
+            cells={"a": ("pass", "")}, passed=21, tests=21, left_out=20, repository=3
+        ),
+        "its tests could not tell": Findings(
+            cells={"a": ("fail", "exit code 2")}, tests=1, repository=3, broken=None, why="timed out"
+        ),
+    }
+    alone: dict[str, Any] = {
+        "patch": patch, "found": None, "scripts": {}, "criterion": "", "letters": [], "direct": False
+    }  # fmt: skip
+    yield "criteria", say.criteria(most=5)
+    yield "criteria, again", say.criteria_again(most=5)
+    yield "by a criterion", say.judge(**alone | {"criterion": "half(-3) is -2."})
+    yield "by a criterion, direct", say.judge(**alone | {"criterion": "half(-3) is -2.", "direct": True})
+    yield "graded", say.judge(**alone | {"letters": list("ABCDE")})
+    yield "graded, direct", say.judge(**alone | {"letters": list("ABCDE"), "direct": True})
+    yield "graded, by a criterion", say.judge(**alone | {"letters": list("ABCDE"), "criterion": "half(-3) is -2."})
+    yield "with tests", say.judge(**alone | {"found": found, "scripts": {"testing-2": "import sys\nsys.exit(2)"}})
+    for name, said in others.items():
+        yield f"with tests, {name}", say.judge(**alone | {"found": said, "direct": True})
+    two: dict[str, Any] = {"patches": {"A": patch, "B": patch}, "found": {}, "scripts": {}, "criteria": ()}
+    yield "two", say.compare(**two, direct=False)
+    yield "two, direct", say.compare(**two, direct=True)
+    both = {"found": {"A": found, "B": Findings()}, "criteria": ("half(-3) is -2.", "half(4) is 2.")}
+    yield "two, by criteria, with tests", say.compare(**two | both, direct=False)
+
+
 def choosing() -> Iterator[tuple[str, str]]:
     say, patches = prompts("runoff", "runoff.selection"), {"A": _PATCH.decode(), "B": _PATCH.decode()}
     known = [("import sys\nsys.exit(2)", {"A": "pass", "B": "could not tell"})]
@@ -190,6 +230,7 @@ def choosing() -> Iterator[tuple[str, str]]:
 PROMPTS = {
     "context": finding,
     "verifier": judging,
+    "judging": weighing,
     "runoff": choosing,
     "shared": shared,
     "testing": writing_tests,

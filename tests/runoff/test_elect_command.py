@@ -86,6 +86,17 @@ def test_with_a_model_tests_are_written_and_a_run_off_decides(tmp_path: Path, st
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert "project: the same" in verified.stdout
     assert verified.stdout.endswith(f"read for it: {out / 'run.toml'}, {out / 'log' / 'project.jsonl'}\n")
+    labels = tmp_path / "labels.jsonl"
+    rows = [
+        {"instance_id": "project", "agent": name, "resolved": name in ("one", "two")}
+        for name in ("one", "two", "three", "four")
+    ]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = runoff("replay", out, "--labels", labels)
+    assert "does the verifier tell right from wrong within an issue?" in said.stdout
+    assert "(fewer than 6 contested issues cannot show it): it should not be used" in said.stdout
+    as_run, *_ = json.loads(runoff("replay", out, "--labels", labels, "--json").stdout)
+    assert [one["helps"] for one in as_run["verifier"]] == [False]
 
 
 def test_replay_decides_by_any_rule_and_as_if_only_some_had_been_there(

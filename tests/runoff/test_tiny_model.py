@@ -52,8 +52,16 @@ def test_garbage_is_answered_with_feedback_and_the_end_is_no_candidate(
     assert "at an unknown price" in done.stderr
 
 
+KINDS: dict[str, tuple[tuple[str, ...], int]] = {
+    "as a whole": ((), 1),
+    "by criteria, twice, told of tests": (("criteria=['half(3) is 1', 'half(4) is 2']", "verdicts=2", "tests=true"), 4),
+}
+"""Settings, and how many verdicts each candidate gets by them."""
+
+
 @pytest.mark.needs_llama
-def test_its_log_probs_reach_the_verifier(tmp_path: Path, states: Path, llama_server: Llama) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_log_probs_reach_the_verifier(tmp_path: Path, states: Path, llama_server: Llama, kind: str) -> None:
     """Candidates by a scripted model, verdicts by the tiny one: P(YES) comes from the log-probs of its first word."""
     edits = iter([EDIT, WORSE] * 10)
 
@@ -61,6 +69,7 @@ def test_its_log_probs_reach_the_verifier(tmp_path: Path, states: Path, llama_se
         said = answer(messages)
         return next(edits) if said == EDIT else said
 
+    settings, verdicts = KINDS[kind]
     out = tmp_path / "out"
     with Faulty(answer=differing) as server:
         models = (
@@ -69,9 +78,11 @@ def test_its_log_probs_reach_the_verifier(tmp_path: Path, states: Path, llama_se
             "--model",
             f"verifier={llama_server.model}@{llama_server.api_base}",
         )
-        options = ("-n", "2", "--set", "selection.verifier.mode=direct", "--out", out, "--states", states)
+        chosen = [part for one in ("mode=direct", *settings) for part in ("--set", f"selection.verifier.{one}")]
+        options = ("-n", "2", *chosen, "--out", out, "--states", states)
         done = runoff("solve", make(tmp_path / "p"), "--issue", ISSUE, *models, *options, env=KEY)
     assert done.returncode == 0, done.stderr
     scores = json.loads((out / "selection.json").read_text())["selection"]["scores"]
     assert len(scores) == 2
     assert all(0 < score["p"] < 1 and score["how"] == "log-probs" for score in scores.values()), scores
+    assert all(len(score["verdicts"]) == verdicts for score in scores.values())

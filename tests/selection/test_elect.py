@@ -265,7 +265,7 @@ def test_neither_place_nor_id_tells_the_run_off_who_was_ahead(room: Room) -> Non
 
 def verdicts(answer: Callable[[Call], str | Reply | Exception]) -> Answers:
     """The verifier's answers; the run-off decides nothing."""
-    return lambda call: answer(call) if call.trajectory.startswith("verdict-") else "I cannot choose."
+    return lambda call: answer(call) if call.trajectory.startswith("verdict") else "I cannot choose."
 
 
 ONE = {"verifier": VerifierRecipe(), "runoff": RunoffRecipe(turns=1)}
@@ -318,6 +318,31 @@ def test_the_verifier_sees_neither_tests_nor_who_proposed(room: Room) -> None:
     assert "return n // 2" in first.request.conversation.text
     assert "editing-1" not in first.request.conversation.text
     assert "sys.exit" not in first.request.conversation.text
+
+
+def test_told_of_tests_the_verifier_waits_for_what_they_say(room: Room) -> None:
+    recipe = ONE | {"verifier": VerifierRecipe(tests=True, grades=5)}
+    chosen = room.elect([FLOOR, ROUND], verdicts(lambda call: "GRADE: B"), **recipe)
+    of = {
+        "round" in call.request.conversation.text.partition("</change>")[0]: call.request.conversation.text
+        for call in room.model.calls
+        if call.trajectory.startswith("verdict@")
+    }
+    assert "1 of 1 test scripts for the issue pass with it" in of[False]
+    assert "0 of 1 test scripts for the issue pass with it" in of[True]
+    assert {score.p for score in chosen.scores.values()} == {0.75}
+
+
+def test_a_tournament_decides_between_equals(room: Room) -> None:
+    def answer(call: Call) -> str:
+        if not call.trajectory.startswith("compare-"):
+            return "I cannot choose."
+        shown = call.request.conversation.text
+        return "BETTER: A" if "int(" in shown.partition('<change id="B">')[0] else "BETTER: B"
+
+    chosen = room.elect([FLOOR, TRUNC], answer, **ONE | {"verifier": VerifierRecipe(tournament=2)})
+    assert [standing.entry for standing in chosen.standings] == ["editing-2", "editing-1"]
+    assert chosen.scores["editing-2"].verdicts == (1.0,)
 
 
 # The whole
