@@ -49,7 +49,7 @@ SCRIPT = """\
 import hashlib, pathlib, sys
 sys.path[:0] = ["/testbed", "/testbed/tests"]
 from django.conf import settings
-settings.configure()
+settings.configure(INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", {app!r}])
 import django, unittest
 django.setup()
 result = unittest.TextTestRunner().run(unittest.defaultTestLoader.loadTestsFromName({test!r}))
@@ -68,7 +68,8 @@ def image(tree: Path, packages: Path) -> None:
     def docker(*argv: str) -> str:
         return subprocess.run(["docker", *argv], check=True, capture_output=True, text=True).stdout.strip()
 
-    commit = "ln -s python3 /usr/bin/python; cd /testbed && git init -q . && git add -A -f . && git -c user.name=t -c user.email=t@localhost commit -qm tree"
+    author = "-c user.name=t -c user.email=t@localhost"
+    commit = f"ln -s python3 /usr/bin/python; cd /testbed && git init -q . && git add -A -f . && git {author} commit -qm tree"
     name = docker("create", "runoff-base:bookworm", "sh", "-c", f"{commit} && python3 -m compileall -q . || true")
     docker("cp", f"{tree}/.", f"{name}:/testbed")
     docker("cp", f"{packages}/.", f"{name}:/usr/lib/python3/dist-packages")
@@ -133,7 +134,7 @@ def tests(tree: Path, file: str, changed: Sequence[str]) -> dict[str, str]:
         elif test := re.match(r"    def (test_\w+)", line):
             found.append(f"{module}.{name}.{test[1]}")
     chosen = random.Random(1).sample(found, min(SIZE, len(found)))
-    return {test: SCRIPT.format(test=test, digests=digests) for test in sorted(chosen)}
+    return {test: SCRIPT.format(test=test, app=test.partition(".")[0], digests=digests) for test in sorted(chosen)}
 
 
 async def measure(
