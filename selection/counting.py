@@ -81,7 +81,7 @@ def suspected(table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str
             continue
         if of_tests[0] < of_tests[1] and of_verifier[0] < of_verifier[1] - _NOISE:
             why = (
-                "suspected to be wrong: who passes it passes fewer of the other tests ({:.0%}, not {:.0%}), "
+                "is suspected to be wrong: who passes it passes fewer of the other tests ({:.0%}, not {:.0%}), "
                 "and the verifier thinks less of them ({:.2f}, not {:.2f})"
             ).format(*map(float, (*of_tests, *of_verifier)))
             found |= dict.fromkeys(all_of, why)

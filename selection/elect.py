@@ -149,7 +149,10 @@ def rank(evidence: Evidence, recipe: SelectionRecipe) -> Selection:
     return Selection(
         chosen=finalists[0] if finalists else None,
         reason=reason,
-        remarks=(*(remark(asked, table) for asked in evidence.further), *(f"{t}: {why}" for t, why in silent.items())),
+        remarks=(
+            *(remark(asked, table) for asked in evidence.further),
+            *(f"{test} {why}" for test, why in silent.items()),
+        ),
         entries=entries,
         standings=tuple(standings),
         finalists=tuple(finalists),

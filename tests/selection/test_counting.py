@@ -55,7 +55,7 @@ DOUBT = scores(a=0.9, b=0.8, c=0.2, d=0.1)
 def test_a_test_against_the_others_and_the_verifier_is_suspected_and_says_why() -> None:
     found = table(TOXIC)
     assert suspected(found, entries(found), DOUBT) == {
-        "bad": "suspected to be wrong: who passes it passes fewer of the other tests (17%, not 83%), "
+        "bad": "is suspected to be wrong: who passes it passes fewer of the other tests (17%, not 83%), "
         "and the verifier thinks less of them (0.15, not 0.85)"
     }
 
