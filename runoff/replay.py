@@ -126,7 +126,10 @@ def replay_command(
 
 
 def verify_command(run: Path) -> int:
-    """Decide again from the log and compare with what the run submitted, byte for byte; say every file that was read."""
+    """Decide again from the log and compare with what the run submitted, the patch byte for byte; say every file that was read.
+
+    What a view of an earlier version does not hold counts as what it was then: not asked for.
+    """
     stored = Stored(run)
     if not stored.evidence:
         raise BadRun(f"{run} has come to no selection yet: there is nothing to verify")

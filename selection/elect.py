@@ -183,14 +183,14 @@ def decided(ranked: Selection, rounds: Sequence[Ended[Decision]]) -> Selection:
         of = "" if len(rounds) == 1 else f"no choice in {len(rounds)} rounds; the last: "
         update["reason"] = f"fallback: {of}{_undecided(rounds[-1])}; first of the ranking"
         return ranked.model_copy(update=update)
-    last = next(ended.value for ended in rounds if ended.value and ended.value.chosen == best[0])
-    update |= {"chosen": best[0], "letters": last.letters}
+    first = next(ended.value for ended in rounds if ended.value and ended.value.chosen == best[0])
+    update |= {"chosen": best[0], "letters": first.letters}
     if len(best) > 1:
         level = f"{cast[best[0]]} of {len(rounds)} rounds each for {' and '.join(best)}"
         update["reason"] = f"fallback: {level}; first of them in the ranking"
     else:
         of = "" if len(rounds) == 1 else f"in {cast[best[0]]} of {len(rounds)} rounds. "
-        update["reason"] = f"chosen: {of}{last.why}"
+        update["reason"] = f"chosen: {of}{first.why}"
     return ranked.model_copy(update=update)
 
 
