@@ -6,6 +6,7 @@ import json
 import random
 import tomllib
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,11 @@ class Stored:
             if of == "selection" and record.get("path", "").startswith(EVIDENCE):
                 evidence = record["result"]
             elif of.startswith("run-off-"):
-                ends |= {of: record["result"]} if record["kind"] == "end" else {}
-                if record["kind"] == "set aside":
+                if record["kind"] == "end":
+                    ends[of] = record["result"]
+                elif record["kind"] == "stopped":
+                    ends[of] = {"reason": record["reason"], "note": record["why"]}
+                elif record["kind"] == "set aside":
                     ends.pop(of, None)
         if evidence is not None:
             self.evidence[name] = Evidence.model_validate(evidence)
@@ -69,8 +73,10 @@ class Stored:
     def decide(self, name: str, evidence: Evidence, recipe: SelectionRecipe) -> Selection:
         """As the run would with this recipe: a run-off among the same finalists is on record, another cannot be held."""
         ranked = rank(evidence, recipe)
-        ended = self._runoffs[name].get(runoff_of(ranked.finalists)) if len(ranked.finalists) > 1 else None
-        return decided(ranked, ended) if ended else ranked
+        if len(ranked.finalists) < 2:
+            return ranked
+        names = [runoff_of(ranked.finalists, n + 1) for n in range(recipe.runoff.repeats or 1)]
+        return decided(ranked, list(takewhile(bool, map(self._runoffs[name].get, names))))  # type: ignore[arg-type]
 
 
 def replay_command(
@@ -120,7 +126,10 @@ def replay_command(
 
 
 def verify_command(run: Path) -> int:
-    """Decide again from the log and compare with what the run submitted, byte for byte; say every file that was read."""
+    """Decide again from the log and compare with what the run submitted, the patch byte for byte; say every file that was read.
+
+    What a view of an earlier version does not hold counts as what it was then: not asked for.
+    """
     stored = Stored(run)
     if not stored.evidence:
         raise BadRun(f"{run} has come to no selection yet: there is nothing to verify")

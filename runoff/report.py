@@ -17,6 +17,7 @@ from markupsafe import Markup
 from runoff import __version__
 from runoff.instance import Instance
 from runoff.run import Result, Run
+from runoff.selection import counting
 from runoff.selection.protocol import Cell, Entry, OutcomeTable, Selection, Standing
 from runoff.selection.scaling import behaviour
 from runoff.visible import shown
@@ -221,6 +222,18 @@ class Case:
     @property
     def voting(self) -> list[Script]:
         return [script for script in self.scripts if script.votes]
+
+    @property
+    def counted(self) -> int:
+        """Generated tests whose votes the ranking counted."""
+        return len(self.table.generated) - len(self.selection.silent) if self.table and self.selection else 0
+
+    @cached_property
+    def suspected(self) -> dict[str, str]:
+        """Generated tests that are likely wrong, each with the reason, whether or not they had a vote."""
+        if not self.table or not self.selection:
+            return {}
+        return counting.suspected(self.table, self.selection.entries, self.selection.scores)
 
     @property
     def unknown(self) -> list[tuple[str, str, str]]:

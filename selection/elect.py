@@ -1,11 +1,15 @@
-"""Selection from top to bottom: clean, deduplicate, fill the table, let the verifier score, rank, hold the run-off."""
+"""Selection from top to bottom: clean, deduplicate, fill the table, let the verifier score, ask for further tests, rank, hold
+the run-off."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Literal
 
 from runoff.agent.context import Tree
 from runoff.agent.environment import Environment, applied, patched
@@ -14,12 +18,14 @@ from runoff.agent.protocol import Message, digest
 from runoff.agent.step import Ended, Step, World, settled, trajectory
 from runoff.sandbox.protocol import REPO, Refused, Value
 from runoff.selection.cleaning import clean, tests_aside
+from runoff.selection.counting import counted
 from runoff.selection.evidence import Evidence
-from runoff.selection.protocol import Candidate, Entry, GeneratedTest, OutcomeTable, Selection
+from runoff.selection.further import FurtherRecipe, ask_for_test, remark, wanted
+from runoff.selection.protocol import Asked, Candidate, Entry, GeneratedTest, OutcomeTable, Selection
 from runoff.selection.ranking import hybrid
 from runoff.selection.rankings import ranking
 from runoff.selection.repository_tests import RegressionRecipe
-from runoff.selection.runoff import Decision, RunoffRecipe, decide
+from runoff.selection.runoff import Decision, RunoffRecipe, certain, decide, in_turn
 from runoff.selection.sameness import fingerprint
 from runoff.selection.scaling import Look, ScalingRecipe, look
 from runoff.selection.table import fill
@@ -40,6 +46,12 @@ class SelectionRecipe(Value):
     """Wall time of one cell of the outcome table."""
     brought: bool | None = None
     """Whether tests vote that candidates bring in their patches. None: where candidates come from other agents."""
+    alike: Literal["each", "once"] | None = None
+    """Whether tests that say the same of every candidate have a vote each, or one together. None: each."""
+    suspected: Literal["count", "silent"] | None = None
+    """Whether tests that are suspected to be wrong (counting.py) vote. None: they count, and the report names them."""
+    further: FurtherRecipe | None = None
+    """Tests asked for where the others leave the leaders level. None: none are."""
     regression: RegressionRecipe = RegressionRecipe()
     verifier: VerifierRecipe = VerifierRecipe()
     runoff: RunoffRecipe = RunoffRecipe()
@@ -67,9 +79,12 @@ async def elect(
     if not entries:
         return Selection(chosen=None, reason="none: no candidate could be used", rejected=rejected)
     edits = {candidate.id: tests_aside(candidate.patch) for candidate in candidates} if recipe.brought else {}
-    filling = asyncio.ensure_future(
-        fill(world, environment, tree, entries, tests, recipe.regression, recipe.seconds, edits, suited)
-    )
+
+    def filled(further: Sequence[GeneratedTest] = ()) -> Awaitable[OutcomeTable]:
+        every = [*tests, *further]
+        return fill(world, environment, tree, entries, every, recipe.regression, recipe.seconds, edits, suited)
+
+    filling = asyncio.ensure_future(filled())
     judging = asyncio.ensure_future(verified(world, models.get("verifier"), shared, entries, recipe.verifier, filling))
     await settled(filling, judging)
     evidence = Evidence(
@@ -79,6 +94,10 @@ async def elect(
         scores=judging.result(),
         origins=dict(origins) | _of_their_candidates(filling.result(), origins),
     )
+    if shared and "selector" in models and recipe.further:
+        evidence = await _asked_further(
+            world, models["selector"], shared, environment, evidence, recipe, recipe.further, filled
+        )
     await _on_evidence(world, evidence)
     ranked = rank(evidence, recipe)
     if len(ranked.finalists) < 2 or not shared or "selector" not in models:
@@ -86,13 +105,23 @@ async def elect(
     final = [ranked.entry(name) for name in ranked.finalists]
     assert ranked.table
     table = ranked.table
-    ended = await trajectory(
-        world,
-        runoff_of(ranked.finalists),
-        Decision,
-        lambda step: decide(step, models["selector"], shared, environment, final, table, recipe.runoff),
-    )
-    return decided(ranked, ended)
+    rounds, repeats = list[Ended[Decision]](), recipe.runoff.repeats or 1
+    while not certain([ended.value.chosen if ended.value else None for ended in rounds], repeats):
+        first, name = runoff_of(ranked.finalists), runoff_of(ranked.finalists, len(rounds) + 1)
+        order = in_turn(final, Step(world, first).random("order"), len(rounds) + 1)
+        held = partial(
+            decide,
+            model=models["selector"],
+            shared=shared,
+            environment=environment,
+            finalists=order,
+            table=table,
+            recipe=recipe.runoff,
+        )
+        rounds.append(await trajectory(world, name, Decision, held))
+        if rounds[-1].reason in ("budget", "error"):  # no result: the same command goes on from here
+            break
+    return decided(ranked, rounds)
 
 
 def rank(evidence: Evidence, recipe: SelectionRecipe) -> Selection:
@@ -103,10 +132,11 @@ def rank(evidence: Evidence, recipe: SelectionRecipe) -> Selection:
     table, entries, scores = evidence.table, evidence.entries, evidence.scores
     if not entries or not table:
         return Selection(chosen=None, reason="none: no candidate could be used", rejected=evidence.rejected)
+    votes, silent = counted(table, entries, scores, once=recipe.alike == "once", silence=recipe.suspected == "silent")
     if recipe.ranking:
-        standings = ranking(recipe.ranking)(table, entries, scores)
+        standings = ranking(recipe.ranking)(votes, entries, scores)
     else:
-        standings = hybrid(table, entries, scores, gate=recipe.gate, margin=recipe.margin)
+        standings = hybrid(votes, entries, scores, gate=recipe.gate, margin=recipe.margin)
     able = [standing.entry for standing in standings if not standing.disqualified]
     finalists = _finalists(able, table, recipe.runoff.finalists)
     if not finalists:
@@ -119,31 +149,53 @@ def rank(evidence: Evidence, recipe: SelectionRecipe) -> Selection:
     return Selection(
         chosen=finalists[0] if finalists else None,
         reason=reason,
+        remarks=(
+            *(remark(asked, table) for asked in evidence.further),
+            *(f"{test} {why}" for test, why in silent.items()),
+        ),
         entries=entries,
         standings=tuple(standings),
         finalists=tuple(finalists),
         table=table,
+        silent=silent,
         scores=scores,
         rejected=evidence.rejected,
     )
 
 
-def runoff_of(finalists: Sequence[str]) -> str:
-    """The trajectory in which these are told apart."""
-    return "run-off-" + "+".join(sorted(finalists))
+def runoff_of(finalists: Sequence[str], number: int = 1) -> str:
+    """The trajectory in which these are told apart, in the run-off's first round or a later one."""
+    return "run-off-" + "+".join(sorted(finalists)) + (f":{number}" if number > 1 else "")
 
 
-def decided(ranked: Selection, runoff: Ended[Decision]) -> Selection:
-    """A selection after its run-off has ended, with a choice or without. Pure."""
-    if runoff.value:
-        update = {
-            "chosen": runoff.value.chosen,
-            "reason": f"chosen: {runoff.value.why}",
-            "letters": runoff.value.letters,
-        }
+def decided(ranked: Selection, rounds: Sequence[Ended[Decision]]) -> Selection:
+    """A selection after its run-off has ended, with a choice or without. Pure.
+
+    What most rounds chose. Where two are level, or no round chose, the first of the ranking stands: among those, or at all.
+    """
+    if not rounds:
+        return ranked
+    choices = [ended.value.chosen if ended.value else None for ended in rounds]
+    update: dict[str, object] = {"rounds": tuple(choices)} if len(rounds) > 1 else {}
+    cast = Counter(filter(None, choices))
+    best = [name for name in ranked.finalists if cast[name] == max(cast.values(), default=0)]
+    if not cast:
+        of = "" if len(rounds) == 1 else f"no choice in {len(rounds)} rounds; the last: "
+        update["reason"] = f"fallback: {of}{_undecided(rounds[-1])}; first of the ranking"
+        return ranked.model_copy(update=update)
+    first = next(ended.value for ended in rounds if ended.value and ended.value.chosen == best[0])
+    update |= {"chosen": best[0], "letters": first.letters}
+    if len(best) > 1:
+        level = f"{cast[best[0]]} of {len(rounds)} rounds each for {' and '.join(best)}"
+        update["reason"] = f"fallback: {level}; first of them in the ranking"
     else:
-        update = {"reason": f"fallback: {runoff.reason} ({runoff.note}); first of the ranking"}
+        of = "" if len(rounds) == 1 else f"in {cast[best[0]]} of {len(rounds)} rounds. "
+        update["reason"] = f"chosen: {of}{first.why}"
     return ranked.model_copy(update=update)
+
+
+def _undecided(ended: Ended[Decision]) -> str:
+    return f"abstained ({ended.value.why})" if ended.value else f"{ended.reason} ({ended.note})"
 
 
 async def look_at(
@@ -230,6 +282,42 @@ def _of_their_candidates(table: OutcomeTable, origins: Mapping[str, str]) -> dic
     """Whose the tests are that candidates brought: `candidate:test`."""
     names = [name for test in table.authors for name in table.same[test]]
     return {name: origins.get(candidate := name.partition(":")[0], candidate) for name in names}
+
+
+async def _asked_further(
+    world: World,
+    model: str,
+    shared: Message,
+    environment: Environment,
+    evidence: Evidence,
+    recipe: SelectionRecipe,
+    further: FurtherRecipe,
+    filled: Callable[[Sequence[GeneratedTest]], Awaitable[OutcomeTable]],
+) -> Evidence:
+    """With every test that `wanted` asks for, one after another, as each changes who leads. `filled` gives the table with them."""
+    tests = list[GeneratedTest]()
+    while evidence.table and (
+        want := wanted(evidence.table, rank(evidence, recipe).standings, evidence.further, further)
+    ):
+        asking = partial(
+            ask_for_test,
+            model=model,
+            shared=shared,
+            environment=environment,
+            kind=want.kind,
+            entries=[entry for entry in evidence.entries if entry.id in want.entries],
+            seconds=recipe.seconds,
+            recipe=further,
+        )
+        ended = await trajectory(world, want.name, GeneratedTest, asking)
+        why = ended.note if ended.reason == "done" else f"{ended.reason}: {ended.note}"
+        asked = Asked(kind=want.kind, entries=want.entries, test=ended.value.id if ended.value else None, why=why)
+        update: dict[str, object] = {"further": (*evidence.further, asked)}
+        if ended.value:
+            tests.append(ended.value)
+            update["table"] = await filled(tests)
+        evidence = evidence.model_copy(update=update)
+    return evidence
 
 
 async def _on_evidence(world: World, evidence: Evidence) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from runoff.sandbox.protocol import Value
-from runoff.selection.protocol import Entry, OutcomeTable, Score
+from runoff.selection.protocol import Asked, Entry, OutcomeTable, Score
 
 
 class Evidence(Value):
@@ -19,6 +19,8 @@ class Evidence(Value):
     scores: dict[str, Score] = {}
     origins: dict[str, str] = {}
     """Candidate or test → whose it is: a trajectory's number, an agent's name. What is not named is its own."""
+    further: tuple[Asked, ...] = ()
+    """Tests that were asked for when the others were there, in order; those that there are have their columns in the table."""
 
     def origin(self, name: str) -> str:
         return self.origins.get(name, name)
@@ -33,7 +35,7 @@ class Evidence(Value):
 
         CodeMonkeys (arXiv 2501.14723) computes its curves so; with everyone's tests, small subsets would look better than
         they are. An entry keeps its id, whoever proposed it first. Which of the repository's tests were run does not
-        change: they were chosen near the changes of all.
+        change: they were chosen near the changes of all. A further test stays where all stay between whom it was asked for.
         """
 
         def theirs(name: str) -> bool:
@@ -45,12 +47,19 @@ class Evidence(Value):
             if (kept := tuple(filter(theirs, entry.proposers)))
         ]
         names = {entry.id for entry in entries}
+        further = tuple(asked for asked in self.further if names.issuperset(asked.entries))
+        asked_for = {asked.test: asked in further for asked in self.further}
+
+        def voting(name: str) -> bool:
+            return asked_for.get(name, theirs(name))
+
         return Evidence(
             entries=tuple(entries),
             rejected={name: why for name, why in self.rejected.items() if theirs(name)},
-            table=_restricted(self.table, names, theirs) if self.table and entries else None,
+            table=_restricted(self.table, names, voting) if self.table and entries else None,
             scores={name: score for name, score in self.scores.items() if name in names},
             origins={name: whose for name, whose in self.origins.items() if whose in members},
+            further=further,
         )
 
 

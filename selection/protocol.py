@@ -9,9 +9,23 @@ from runoff.agent.editing import Candidate
 from runoff.agent.testing import GeneratedTest
 from runoff.sandbox.protocol import Value
 
-__all__ = ["Candidate", "Cell", "Entry", "GeneratedTest", "OutcomeTable", "Ranking", "Score", "Selection", "Standing"]
+__all__ = [
+    "Asked",
+    "Candidate",
+    "Cell",
+    "Entry",
+    "FurtherKind",
+    "GeneratedTest",
+    "OutcomeTable",
+    "Ranking",
+    "Score",
+    "Selection",
+    "Standing",
+]
 
 Cell = Literal["pass", "fail", "could not tell"]
+FurtherKind = Literal["differential", "challenge"]
+"""A test asked for since two leaders behave alike, on which they differ; or one that attacks what all leaders agree on."""
 
 
 class Entry(Value):
@@ -112,6 +126,18 @@ class Score(Value):
     """Criterion → its verdicts; empty where the entry was judged as a whole."""
 
 
+class Asked(Value):
+    """A further test that was asked for (see further.py), and what came of it."""
+
+    kind: FurtherKind
+    entries: tuple[str, ...]
+    """Whom it was to tell apart, or to attack."""
+    test: str | None
+    """Its name among the generated tests; None: there is none, `why` says what for."""
+    why: str = ""
+    """Its writer's words: why the issue wants it."""
+
+
 class Standing(Value):
     """An entry's place and what it rests on."""
 
@@ -140,12 +166,18 @@ class Selection(Value):
     chosen: str | None
     reason: str
     """`chosen: …` by the run-off, `undisputed: …` without one, `fallback: …` if it did not decide, `none: …`."""
+    remarks: tuple[str, ...] = ()
+    """What else a reader should know of how it came about: tests that were asked for, and what they said; a line each."""
     entries: tuple[Entry, ...] = ()
     standings: tuple[Standing, ...] = ()
     finalists: tuple[str, ...] = ()
     letters: dict[str, str] = {}
     """Under which letter the run-off, whose reasons speak of letters, was shown which finalist."""
+    rounds: tuple[str | None, ...] = ()
+    """What each round of the run-off chose, where there were several; None: it came to no choice."""
     table: OutcomeTable | None = None
+    silent: dict[str, str] = {}
+    """Generated tests of the table whose votes the ranking did not count, each with the reason."""
     scores: dict[str, Score] = {}
     rejected: dict[str, str] = {}
     """Candidates that could not take part, each with the reason."""

@@ -225,6 +225,34 @@ def choosing() -> Iterator[tuple[str, str]]:
     yield "ran, the last", say.ran(verdicts=verdicts, notices=(), left=1)
     yield "unusable", say.unusable(problems=[], letters=["A", "B"], left=2)
     yield "unusable, no such change", say.unusable(problems=["there is no change C"], letters=["A", "B"], left=1)
+    yield "may abstain", say.may_abstain()
+
+
+def asking_further() -> Iterator[tuple[str, str]]:
+    say, patches = prompts("further", "runoff.selection"), {"A": _PATCH.decode(), "B": _PATCH.decode()}
+    yield "differential", say.differential(patches=patches, contract=contract(60))
+    yield "challenge", say.challenge(patches=patches, contract=contract(60))
+    passes = _FAILS.model_copy(update={"outcome": "fixed", "why": "exit code 0", "output": ""})
+    both = "it says fixed of both changes, so it does not tell them apart"
+    for name, kind, given, fault, left in (
+        ("cannot be kept", "differential", {"A": passes, "B": passes}, both, 3),
+        (
+            "cannot be kept, the last",
+            "differential",
+            {"A": passes, "B": _BROKEN},
+            "it comes to no verdict on change B",
+            1,
+        ),
+        ("tells them apart", "differential", {"A": passes, "B": _FAILS}, "", 2),
+        ("tells them apart, the last", "differential", {"A": passes, "B": _FAILS}, "", 1),
+        ("fails", "challenge", {"A": _FAILS, "B": _FAILS}, "", 2),
+        ("is withstood", "challenge", {"A": passes, "B": passes}, "", 2),
+    ):
+        verdicts = {"original": _FAILS} | given
+        yield name, say.ran(kind=kind, verdicts=verdicts, fault=fault, notices=(), left=left)
+    yield "unusable", say.unusable(problems=["</test> is missing"], fault="there is no script yet", cut=True, left=2)
+    yield "unusable, no script yet", say.unusable(problems=[], fault="there is no script yet", cut=False, left=1)
+    yield "unusable, a good script", say.unusable(problems=[], fault="", cut=False, left=2)
 
 
 PROMPTS = {
@@ -232,6 +260,7 @@ PROMPTS = {
     "verifier": judging,
     "judging": weighing,
     "runoff": choosing,
+    "further": asking_further,
     "shared": shared,
     "testing": writing_tests,
     "editing": editing,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runoff.agent.faulty import Faulty
-from tests.runoff.project import ISSUE, SOURCE, answer, make, runoff
+from tests.runoff.project import ISSUE, SOURCE, TEST, answer, make, runoff
 from tests.workshop import written
 
 FILES = {"numbers_.py": SOURCE}
@@ -97,6 +97,67 @@ def test_with_a_model_tests_are_written_and_a_run_off_decides(tmp_path: Path, st
     assert "(fewer than 6 contested issues cannot show it): it should not be used" in said.stdout
     as_run, *_ = json.loads(runoff("replay", out, "--labels", labels, "--json").stdout)
     assert [one["helps"] for one in as_run["verifier"]] == [False]
+
+
+def test_what_a_recipe_may_add_is_on_record_shown_and_verified(tmp_path: Path, states: Path, pool: Path) -> None:
+    """Further tests, rounds of the run-off, tests that vote once: off by default, so views of before have none of it."""
+    challenge = "mean of no values, whatever they are in, is 0 by the issue."
+
+    def curious(messages: list[dict[str, str]]) -> str:
+        first = next(message["content"] for message in messages if message["role"] == "user")
+        if first.startswith("Your part: find a test"):
+            return 'They do the same.\n<choose id="none"/>'
+        if first.startswith("Your part: attack"):
+            return TEST.replace("mean([])", "mean(())") if len(messages) == 2 else f"{challenge}\n<done/>"
+        return answer(messages)
+
+    more = ("selection.further={}", "selection.runoff.repeats=3", "selection.alike=once", "selection.suspected=silent")
+    out = tmp_path / "out"
+    with Faulty(answer=curious) as server:
+        models = ("--model", "openai/any", "--api-base", server.api_base, "-n", "1")
+        settings = [part for setting in more for part in ("--set", setting)]
+        given = (pool, "--repo", make(tmp_path / "project"), "--issue", ISSUE, *models, *settings)
+        selection = elect(*given, states=states, out=out, env={"OPENAI_API_KEY": "none"})
+        calls = len(server.requests)
+        assert elect(*given, states=states, out=out, env={"OPENAI_API_KEY": "none"}) == selection
+        assert len(server.requests) == calls, "nothing recorded is paid twice"
+        poorer = elect(
+            *given,
+            "--budget",
+            f"{calls - 3}calls",
+            states=states,
+            out=tmp_path / "poorer",
+            env={"OPENAI_API_KEY": "none"},
+        )
+    assert "project: the same" in runoff("verify", out).stdout
+    assert selection["table"]["generated"] == ["testing-1", "challenge-one+two"]  # type: ignore[index]
+    assert list(selection["silent"]) == ["testing-1"], "it says the same as the challenge"  # type: ignore[call-overload]
+    assert len(selection["rounds"]) in (2, 3)  # type: ignore[arg-type]
+    page = (out / "report.html").read_text()
+    for told in (
+        challenge,
+        "there is none: its writer found none worth keeping",
+        "Its rounds, each",
+        "no vote: it says the same",
+    ):
+        assert told in page, told
+    assert str(poorer["reason"]).startswith("fallback: budget (")
+    done = runoff("verify", tmp_path / "poorer")
+    assert "project: the same" in done.stdout, "also where the run-off could not be held"
+
+
+def test_a_view_of_before_there_were_remarks_is_still_the_same(tmp_path: Path, states: Path, pool: Path) -> None:
+    out = tmp_path / "out"
+    elect(pool, "--repo", make(tmp_path / "project"), "--issue", ISSUE, states=states, out=out)
+    view = out / "views" / "project" / "selection.json"
+    whole = json.loads(view.read_text())
+    for name in ("remarks", "rounds", "silent"):
+        del whole["selection"][name]
+    view.write_text(json.dumps(whole))
+    assert runoff("verify", out).returncode == 0
+    whole["selection"]["reason"] += "!"
+    view.write_text(json.dumps(whole))
+    assert runoff("verify", out).returncode == 1
 
 
 def test_replay_decides_by_any_rule_and_as_if_only_some_had_been_there(

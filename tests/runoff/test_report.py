@@ -19,7 +19,7 @@ from runoff.pipeline import Outcome, Sample
 from runoff.recipe import Recipe
 from runoff.report import compare, duration, files, report, sentence, shown
 from runoff.run import Ledger, Result, Run
-from runoff.selection.protocol import Entry, OutcomeTable, Score, Selection, Standing
+from runoff.selection.protocol import Cell, Entry, OutcomeTable, Score, Selection, Standing
 
 SCRIPT = "<script>alert(1)</script>"
 ANSI = "\x1b[31mred\x1b[0m"
@@ -224,6 +224,41 @@ def test_every_kind_of_cell_shows_by_symbol_and_says_why() -> None:
     assert page.index("base, without a patch") < page.index(
         '<th scope="row">editing-1</th>', page.index("base, without")
     )
+
+
+def test_a_suspected_test_is_named_whether_or_not_it_votes_and_votes_are_of_those_that_count() -> None:
+    columns: dict[str, tuple[Cell, Cell]] = {
+        "t1": ("pass", "fail"),
+        "t2": ("pass", "could not tell"),
+        "testing-1": ("fail", "pass"),
+    }
+    whole = selection()
+    assert whole.table
+    rows = {
+        name: {test: column[n] for test, column in columns.items()} for n, name in enumerate(["editing-2", "editing-1"])
+    }
+    rows["editing-3"] = {"t1": "pass", "t2": "fail", "testing-1": "fail"}
+    table = whole.table.model_copy(
+        update={
+            "generated": tuple(columns),
+            "base": dict.fromkeys(columns, "fail"),
+            "rows": rows,
+            "control": dict.fromkeys(rows, "fail"),
+        }
+    )
+    scores = {"editing-1": Score(p=0.1), "editing-2": Score(p=0.9)}
+    shown = selection(table=table, scores=scores)
+    text = words(report(run_of(), [result(shown)], seconds=1))
+    assert "testing-1 · the same script as testing-3, together one vote · it is suspected to be wrong: " in text
+    assert "; it has its vote all the same" in text
+    assert "2 of 3 generated tests passed" in text
+    remark = "testing-1 is suspected to be wrong: why"
+    silenced = shown.model_copy(update={"silent": {"testing-1": remark.partition(" ")[2]}, "remarks": (remark,)})
+    text = words(report(run_of(), [result(silenced)], seconds=1))
+    assert "together one vote · no vote: it is suspected to be wrong: why" in text
+    assert "all the same" not in text
+    assert "2 of 2 generated tests passed" in text
+    assert text.count(remark) == 1, "among the reasons"
 
 
 def test_the_runner_up_is_the_finalist_that_was_not_chosen_and_its_difference_is_shown() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runoff.agent.editing import Candidate
 from runoff.selection.elect import SelectionRecipe, rank
 from runoff.selection.evidence import Evidence
-from runoff.selection.protocol import Cell, Entry, OutcomeTable, Score
+from runoff.selection.protocol import Asked, Cell, Entry, OutcomeTable, Score
 from runoff.selection.rankings import RANKINGS, UnknownRanking, ranking
 
 CELLS: list[Cell] = ["pass", "fail", "could not tell"]
@@ -54,9 +54,26 @@ def evidences(draw: st.DrawFn) -> Evidence:
         scripts={f"testing-{n}": script for n, script in enumerate(scripts, 1)},
         reasons={f"{entry.id}/{test}": "why" for entry in entries for test in tests},
     )
+    further = list[Asked]()
+    for n in range(draw(st.integers(0, 2))):
+        pair = tuple(
+            draw(st.lists(st.sampled_from([entry.id for entry in entries]), min_size=1, max_size=2, unique=True))
+        )
+        test = draw(st.sampled_from([f"differential-{n}", None]))
+        further.append(Asked(kind="differential", entries=pair, test=test))
+        if test:
+            table = table.model_copy(
+                update={
+                    "generated": (*table.generated, test),
+                    "base": table.base | {test: "fail"},
+                    "rows": {name: row | {test: draw(cells)} for name, row in table.rows.items()},
+                    "same": table.same | {test: (test,)},
+                    "scripts": table.scripts | {test: test},
+                }
+            )
     scores = {entry.id: Score(p=draw(st.sampled_from([None, 0.1, 0.9]))) for entry in entries}
     origins = {f"{kind}-{n}": str(n) for kind in ("editing", "testing") for n in range(1, count + 1)}
-    return Evidence(entries=entries, table=table, scores=scores, origins=origins)
+    return Evidence(entries=entries, table=table, scores=scores, origins=origins, further=tuple(further))
 
 
 @often
@@ -71,7 +88,10 @@ def test_restricting_twice_is_restricting_to_both(evidence: Evidence, some: set[
 def test_nothing_of_the_others_is_left(evidence: Evidence, some: set[str]) -> None:
     left = evidence.among(some)
     assert set(left.members()) == some & set(evidence.members())
-    gone = {f"testing-{n}" for n in set("123456") - some}
+    ids = {entry.id for entry in left.entries}
+    assert left.further == tuple(asked for asked in evidence.further if ids.issuperset(asked.entries))
+    gone = {asked.test for asked in evidence.further if asked.test and asked not in left.further}
+    gone |= {f"testing-{n}" for n in set("123456") - some}
     told = left.model_dump_json(exclude={"origins"})
     for name in gone - {test for test, all_of in (left.table.same if left.table else {}).items() if all_of}:
         assert f'"{name}"' not in told, name
