@@ -86,9 +86,13 @@ def elected(rows: Mapping[str, Mapping[str, Any]], out: Path, options: argparse.
     told = ("instance_id", "agent", "patch")
     _write(predictions, [{key: row[key] for key in told} for row in _lines(PATCHES) if row["instance_id"] in rows])
     runoff = [sys.executable, "-c", "from runoff.cli import main; main()"]
-    given = ["--problems", problems, "--states", options.states, "--out", out / "run"]
+    states = options.states / out.name
+    given = ["--problems", problems, "--states", states, "--out", out / "run"]
     given += [word for setting in options.set for word in ("--set", setting)]
-    return subprocess.run([*runoff, "elect", predictions, *given], check=False).returncode
+    code = subprocess.run([*runoff, "elect", predictions, *given], check=False).returncode
+    if code in (0, 1, 5):
+        shutil.rmtree(states, ignore_errors=True)  # some 300 MB an instance; what was decided on is in the log
+    return code
 
 
 def source(row: Mapping[str, Any], repositories: Path, tree: Path) -> Path:
