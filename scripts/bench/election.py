@@ -77,6 +77,8 @@ def main() -> int:
 
 def elected(rows: Mapping[str, Mapping[str, Any]], out: Path, options: argparse.Namespace) -> int:
     """One run of `runoff elect`, in `out`; its exit code."""
+    if (decided := out / "decided").exists():
+        return 0
     out.mkdir(parents=True, exist_ok=True)
     trees = {
         name: source(row, options.repositories.resolve(), options.out / "sources" / name) for name, row in rows.items()
@@ -91,6 +93,7 @@ def elected(rows: Mapping[str, Mapping[str, Any]], out: Path, options: argparse.
     given += [word for setting in options.set for word in ("--set", setting)]
     code = subprocess.run([*runoff, "elect", predictions, *given], check=False).returncode
     if code in (0, 1, 5):
+        decided.touch()
         shutil.rmtree(states, ignore_errors=True)  # some 300 MB an instance; what was decided on is in the log
     return code
 
