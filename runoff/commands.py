@@ -110,7 +110,7 @@ def states(options: dict[str, Any]) -> Path:
 def ended(result: Result, out: Path, *, alone: bool) -> str:
     """What became of an instance, in a line or two."""
     lines = [
-        f"{result.instance}: {result.status}: {result.why}"
+        f"{result.instance}: {result.status}: {result.why.removeprefix('abstained: ')}"
         if result.status != "patch"
         else f"{result.instance}: a patch"
     ]
