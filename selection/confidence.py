@@ -184,10 +184,11 @@ def stability(evidence: Evidence, first: Callable[[Evidence], str | None]) -> St
             len(table.same.get(test, (test,))),
         ),
     )
-    broken_by = {
-        test: tuple(name for name, lost in table.broken.items() if test in (lost or ())) for test in repository
-    }
-    telling = _alike([test for test in table.repository if broken_by[test]], broken_by.__getitem__)
+    broken_by = dict[str, list[str]]()
+    for name, lost in table.broken.items():
+        for test in lost or ():
+            broken_by.setdefault(test, []).append(name)
+    telling = _alike([test for test in table.repository if test in broken_by], lambda test: tuple(broken_by[test]))
     return Stability(
         first=now,
         tried=sum(map(len, [*alike, *telling])) + len(members),

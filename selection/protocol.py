@@ -85,7 +85,7 @@ class OutcomeTable(Value):
         """Only these rows and columns, in the table's own order; None: all. A test that never voted goes with the others."""
         rows = [name for name in self.rows if entries is None or name in entries]
         tests = {test: 0 for test in self.base | self.same if generated is None or test in generated}
-        kept = tuple(test for test in self.repository if repository is None or test in repository)
+        kept = {test: 0 for test in self.repository if repository is None or test in repository}
         places = {f"{row}/{column}" for row in (*rows, "base") for column in (*tests, "control", "repository")} | {
             "base"
         }
@@ -95,7 +95,7 @@ class OutcomeTable(Value):
                 "base": {test: cell for test, cell in self.base.items() if test in tests},
                 "rows": {row: {t: cell for t, cell in self.rows[row].items() if t in tests} for row in rows},
                 "control": {row: self.control[row] for row in rows if row in self.control},
-                "repository": kept,
+                "repository": tuple(kept),
                 "broken": {
                     row: None if (lost := self.broken[row]) is None else tuple(test for test in lost if test in kept)
                     for row in rows
