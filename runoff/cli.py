@@ -153,6 +153,34 @@ def _options(command: Any) -> Any:
     return command
 
 
+def _confident(command: Any) -> Any:
+    """How sure a submission must be."""
+    for option in reversed(
+        [
+            click.option(
+                "--calibration",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="What makes probabilities of what is seen of a choice: a file that runoff replay --calibrate wrote.",
+            ),
+            click.option(
+                "--abstain-below",
+                type=click.FloatRange(0, 1, min_open=True),
+                metavar="P",
+                help="Submit nothing that is right with a lower probability; takes --calibration.",
+            ),
+            click.option(
+                "--precision",
+                type=click.FloatRange(0, 1, min_open=True, max_open=True),
+                metavar="P",
+                help="Submit only what lets this share of submissions be right, as far as the calibration bears it out.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 def _commands(command: Any) -> Any:
     """How a repository is installed and its tests are run."""
     for option in reversed(
@@ -190,6 +218,7 @@ def _commands(command: Any) -> Any:
 @click.option("--ref", help="The base commit of a git repository.  [default: HEAD]")
 @_commands
 @_options
+@_confident
 def solve(**given: Any) -> None:
     """Resolve an issue of TARGET: a local git repository or an unpacked source tree.
 
@@ -203,7 +232,7 @@ def solve(**given: Any) -> None:
 
     Writes patch.diff, selection.json, preds.jsonl and report.html into --out (runs/<name> if not given). Ctrl-C once
     finishes what is paid for, twice stops now; the same command again goes on. Exit code: 0 patch, 1 none, 2 usage,
-    3 something is missing, 4 budget, 5 infrastructure.
+    3 something is missing, 4 budget, 5 infrastructure, 6 abstained.
     """
     from runoff.commands import solve_command
 
@@ -257,7 +286,14 @@ def demo(**given: Any) -> None:
 @click.option(
     "--python", metavar="VERSION", help="The Python it needs: 3.6 to 3.13, or a path.  [default: runoff's own]"
 )
+@click.option(
+    "--measure",
+    type=click.Path(path_type=Path),
+    metavar="LABELS",
+    help="When all is decided, measure it as `runoff replay --labels` does, in a process of its own.",
+)
 @_options
+@_confident
 def elect(**given: Any) -> None:
     """Choose among patches that any agents made: PREDICTIONS are files or folders of theirs.
 
@@ -279,7 +315,7 @@ def elect(**given: Any) -> None:
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--rule", "rules", multiple=True, metavar="NAME", help="A ranking, or several.  [default: all of them]")
 @click.option("--first", type=click.IntRange(min=1), metavar="K", help="With the first K trajectories or agents alone.")
 @click.option("--draw", type=int, metavar="SEED", help="With K drawn by this seed, rather than the first.")
@@ -288,14 +324,29 @@ def elect(**given: Any) -> None:
     type=click.Path(path_type=Path),
     help='Measure the rules: a .jsonl of {"instance_id", "agent" or "candidate", "resolved"}. Nothing that decides reads it.',
 )
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Fit a calibration of the runs' own choices by these labels, for --calibration; say how well it holds.",
+)
+@click.option(
+    "--figures",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Draw what the labels say: an SVG and a PNG a figure, and index.html. Takes the extra `figures`.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
+@_confident
 def replay(**given: Any) -> None:
-    """Decide a stored RUN again by other rules, or with fewer trajectories. Asks no model, executes nothing.
+    """Decide a stored RUN, or several, again by other rules, or with fewer trajectories. Asks no model, executes nothing.
 
     \b
     runoff replay runs/click
     runoff replay runs/click --rule r2e --rule codemonkeys --first 4
-    runoff replay runs/elect-verified --labels labels.jsonl
+    runoff replay runs/elect-verified --labels labels.jsonl --figures figures
+    runoff replay runs/a runs/b --labels labels.jsonl --calibrate calibration.json
+    runoff replay runs/c --calibration calibration.json --precision 0.8
     """
     from runoff.replay import replay_command
 

@@ -25,6 +25,7 @@ from runoff.recipe import Recipe, load_recipe
 from runoff.run import Result, Run, RunDirectory, exit_code, write_views
 from runoff.sandbox.backends import open_backend
 from runoff.sandbox.environments.builder import ROOM
+from runoff.selection.protocol import Confidence
 from runoff.visible import shown
 
 
@@ -109,7 +110,7 @@ def states(options: dict[str, Any]) -> Path:
 def ended(result: Result, out: Path, *, alone: bool) -> str:
     """What became of an instance, in a line or two."""
     lines = [
-        f"{result.instance}: {result.status}: {result.why}"
+        f"{result.instance}: {result.status}: {result.why.removeprefix('abstained: ')}"
         if result.status != "patch"
         else f"{result.instance}: a patch"
     ]
@@ -119,11 +120,25 @@ def ended(result: Result, out: Path, *, alone: bool) -> str:
             f"{result.instance}: {where / 'patch.diff'} — {first_line(result.why)}",
             f"  why, in full: {out / 'report.html'}",
         ]
+    if result.outcome and (sure := result.outcome.selection.confidence) and result.status == "patch":
+        lines.append(f"  {confidence(sure)}")
     if result.possibly_billed:
         lines.append(f"  {result.possibly_billed} calls were on their way when a process was killed: possibly billed")
     if result.damaged:
         lines.append(f"  {result.damaged} damaged pieces in the log were set aside; what they held was made again")
     return shown("\n".join(lines))
+
+
+def confidence(sure: Confidence) -> str:
+    """How sure a choice is, in a line: the probability only where one was calibrated, else what was seen."""
+    if sure.p is not None:
+        said = f"right with a probability of {sure.p:.2f}, {sure.how}"
+    else:
+        seen = [f"{name.replace('_', ' ')} {value:.2f}" for name, value in sure.seen if value is not None]
+        said = f"{sure.how}; seen: {', '.join(seen)}"
+    hangs = [*sure.hangs_on.generated, *sure.hangs_on.repository, *sure.hangs_on.members]
+    more = f" and {len(hangs) - 3} more" if len(hangs) > 3 else ""
+    return f"confidence: {said}" + (f"; the ranking hangs on {', '.join(hangs[:3])}{more}" if hangs else "")
 
 
 def first_line(text: str, limit: int = 160) -> str:
@@ -223,7 +238,11 @@ def read_issue(text: str | None) -> str:
 
 
 def options_recipe(options: dict[str, Any]) -> Recipe:
-    recipe = load_recipe(options["recipe"], options["settings"])
+    sure = {name: value for name in ("calibration", "abstain_below", "precision") if (value := options.get(name))}
+    told = [
+        f"selection.{name}={json.dumps(str(value)) if name == 'calibration' else value}" for name, value in sure.items()
+    ]
+    recipe = load_recipe(options["recipe"], [*options["settings"], *told])
     return recipe.model_copy(update={"trajectories": options["trajectories"]}) if options["trajectories"] else recipe
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,9 +31,12 @@ def elect_command(
     tests: Sequence[Path],
     issue: str | None,
     ref: str | None,
+    measure: Path | None = None,
     **options: Any,
 ) -> int:
     """Returns the exit code; raises errors that are for the user."""
+    if measure and not measure.exists():  # said before hours of work; nobody opens it
+        raise BadTarget(f"--measure {measure}: there is no such file")
     commands = {name: options.pop(name) for name in ("setup", "build", "test", "python")}
     if branches:
         if not repo and len(predictions) != 1:
@@ -62,6 +67,20 @@ def elect_command(
     _, results = run_to_end(instances, options_recipe(options), names, out, options | {"entrants": entrants})
     for result in results:
         click.echo(ended(result, out, alone=len(results) == 1))
+    if measure:
+        # A process of its own: this one, which decides, never opens labels.
+        command = [
+            sys.executable,
+            "-c",
+            "from runoff.cli import main; main()",
+            "replay",
+            str(out),
+            "--labels",
+            str(measure),
+        ]
+        sys.stdout.flush()
+        if failed := subprocess.run(command, check=False).returncode:
+            return failed
     return exit_code(results)
 
 

@@ -64,6 +64,13 @@ class Measured(Value):
     """Share of the contested issues that were picked right."""
     verifier: tuple[Worth, ...] = ()
     """Of the run's own verifier, the same whatever the rule: the whole first, then by criterion."""
+    best_low: float | None = None
+    """95 % interval of `gap_to_best`, that member being named once."""
+    best_high: float | None = None
+    submitted: int = 0
+    """Issues for which anything was submitted; the others were abstained from, or there was nothing."""
+    precision: float | None = None
+    """Share right of those submissions whose candidates have labels."""
 
 
 def read_labels(file: Path) -> dict[tuple[str, str], bool]:
@@ -113,6 +120,8 @@ def measured(
         raise BadRun("no label is for a candidate of this run; labels name instance_id, and candidate or agent")
     whole, contested = outcomes.gap(issues), outcomes.contest(issues)
     bounds = resampling.bootstrap(issues, lambda drawn: outcomes.gap(drawn, whole.best_member).against_mean)
+    to_best = resampling.bootstrap(issues, lambda drawn: outcomes.gap(drawn, whole.best_member).against_best)
+    given = [one for one in issues if one.submitted]
     return Measured(
         rule=rule,
         issues=whole.issues,
@@ -126,6 +135,10 @@ def measured(
         gap_to_best=whole.against_best,
         contested=contested.right + contested.wrong,
         accuracy=contested.accuracy,
+        best_low=to_best.low,
+        best_high=to_best.high,
+        submitted=sum(selections[one.issue].chosen is not None for one in issues),
+        precision=sum(one.selected for one in given) / len(given) if given else None,
     )
 
 
@@ -200,19 +213,35 @@ def label_of(labels: Labels, issue: str, evidence: Evidence, candidate: str) -> 
     return labels.get((issue, candidate), labels.get((issue, evidence.origin(candidate))))
 
 
+def judged(
+    evidence: Mapping[str, Evidence], selections: Mapping[str, Selection], labels: Labels
+) -> list[tuple[float, bool]]:
+    """What was stated of each choice, and whether it is right; also of those that were withheld. Empty if uncalibrated."""
+    found = list[tuple[float, bool]]()
+    for name, one in evidence.items():
+        sure = selections[name].confidence
+        if sure and sure.p is not None:
+            told = graded(name, one, selections[name].model_copy(update={"chosen": sure.of}), labels)
+            if told and told.submitted:
+                found.append((sure.p, told.selected > 0.5))
+    return found
+
+
 def table(rows: Sequence[Measured]) -> str:
     """For a terminal. The rows are of the same issues."""
     one = rows[0]
     lines = [
         f"{one.issues} issues with labels, {one.contested:g} contested; mean {one.mean:.1%}, best single member "
         f"{one.best:.1%}, oracle {one.oracle:.1%}",
-        f"{'rule':12}  selected  gap to the mean [95 %]  gap to the best  contested right",
+        f"{'rule':12}  selected  {'gap to the mean [95 %]':24}  {'gap to the best [95 %]':24}  contested right",
     ]
+    abstained = any(row.submitted < row.issues for row in rows)
+    lines[-1] += "  submitted  right of these" if abstained else ""
     for row in rows:
         gap = f"{_number(row.gap)} [{_number(row.low)}, {_number(row.high)}]"
-        lines.append(
-            f"{row.rule:12}  {row.selected:8.1%}  {gap:22}  {_number(row.gap_to_best):15}  {_number(row.accuracy)}"
-        )
+        best = f"{_number(row.gap_to_best)} [{_number(row.best_low)}, {_number(row.best_high)}]"
+        line = f"{row.rule:12}  {row.selected:8.1%}  {gap:24}  {best:24}  {_number(row.accuracy):15}"
+        lines.append(line + (f"  {row.submitted:9}  {_number(row.precision)}" if abstained else ""))
     return "\n".join(lines)
 
 

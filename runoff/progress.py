@@ -61,11 +61,8 @@ class Progress:
             said, when = self._said.get(name, ("", -_PLAIN))
             if stage and (stage != said or now - when >= _PLAIN):
                 self._said[name] = (stage, now)
-                trajectories, candidates, executions = self._counts(name)
-                self.say(
-                    f"[{now - self._began:5.1f}s] {name}: {stage} · trajectories {trajectories} · candidates {candidates} · "
-                    f"votes {self._votes(name)} · executions {executions} · {self.money()}"
-                )
+                counts = " · ".join(f"{what} {n}" for what, n in self._counts(name).items() if n != "–")
+                self.say(f"[{now - self._began:5.1f}s] {name}: {stage} · {counts} · {self.money()}")
 
     def money(self) -> str:
         """What was spent: dollars, the cap if there is one, unknown prices said."""
@@ -80,11 +77,18 @@ class Progress:
         calls = f"{ledger.calls} calls" + (f" of {self._run.budget.calls:,}" if self._run.budget.calls else "")
         return f"{calls}, {tokens}, ${ledger.cost:.4f}{cap}{unknown}"
 
-    def _counts(self, name: str) -> tuple[str, int, int]:
+    def _counts(self, name: str) -> dict[str, str]:
+        """What there is of an instance, by what it is called; among others' patches nothing but tests is written."""
         log, wanted = self._run.worlds[name].log, self._run.recipe.trajectories
-        ended = [t for t in log.ended if t.partition("-")[0] in ("editing", "shell", "tools")]
-        with_patch = [t for t in ended if (log.ended[t].get("value") or {}).get("patch")]
-        return f"{len(ended)}/{wanted}", len(with_patch), len(log.executions)
+        if self._run.entrants is None:
+            ended = [t for t in log.ended if t.partition("-")[0] in ("editing", "shell", "tools")]
+            with_patch = [t for t in ended if (log.ended[t].get("value") or {}).get("patch")]
+            made = {"trajectories": f"{len(ended)}/{wanted}", "candidates": str(len(with_patch))}
+        else:
+            written = sum(t.startswith("testing-") for t in log.ended)
+            made = {"tests written": f"{written}/{wanted}"} if self._run.models else {}
+            made["candidates"] = str(len(self._run.entrants[name].candidates))
+        return made | {"votes": self._votes(name), "executions": str(len(log.executions))}
 
     def _votes(self, name: str) -> str:
         done, planned = self._run.worlds[name].votes
@@ -96,6 +100,8 @@ class Progress:
         ended = Counter(t.split("-")[0] for t in log.ended)
         agents = ended["shell"] + ended["tools"]
         share = (ended["testing"] + ended["editing"] + 2 * agents) / (2 * wanted)
+        if self._run.entrants is not None:
+            share = ended["testing"] / wanted
         passed = time.monotonic() - self._began
         return "" if not share or share == 1 else f"~{passed / share - passed:.0f} s"
 
@@ -104,18 +110,10 @@ class Progress:
         from rich.text import Text
 
         table = Table(title=f"runoff · {time.monotonic() - self._began:.0f} s · {self.money()}", expand=False)
-        for column in ("instance", "stage", "trajectories", "candidates", "votes", "executions", "left"):
+        counts = {name: self._counts(name) for name in self._run.worlds}
+        for column in ("instance", "stage", *next(iter(counts.values()), {}), "left"):
             table.add_column(column)
-        for name in self._run.worlds:
-            trajectories, candidates, executions = self._counts(name)
-            cells = (
-                name,
-                self._run.stages.get(name, "waiting"),
-                trajectories,
-                str(candidates),
-                self._votes(name),
-                str(executions),
-                self._left(name),
-            )
+        for name, counted in counts.items():
+            cells = (name, self._run.stages.get(name, "waiting"), *counted.values(), self._left(name))
             table.add_row(*map(Text, cells))
         return table

@@ -16,6 +16,7 @@ from runoff.agent.editing import EditingRecipe
 from runoff.agent.observations import AgentRecipe
 from runoff.agent.testing import TestingRecipe
 from runoff.sandbox.protocol import Value
+from runoff.selection.confidence import Calibration
 from runoff.selection.elect import SelectionRecipe
 from runoff.selection.scaling import ScalingRecipe
 
@@ -117,12 +118,27 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
         data = tomllib.loads(text)
         for setting in settings:
             _set(data, setting)
+        given = data.get("selection", {})
+        if isinstance(file := given.get("calibration"), str):
+            data["selection"] = given | {"calibration": read_calibration(Path(file)).model_dump()}
         return Recipe.model_validate(data)
     except tomllib.TOMLDecodeError as error:
         raise BadRecipe(f"{name}: not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise BadRecipe(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def read_calibration(file: Path) -> Calibration:
+    """What `runoff replay --calibrate` wrote. Raises BadRecipe, in one line."""
+    try:
+        return Calibration.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise BadRecipe(f"{file}: {error.strerror}") from None
+    except ValidationError:
+        raise BadRecipe(
+            f"{file} is no calibration; runoff replay RUN --labels FILE --calibrate {file} makes one"
+        ) from None
 
 
 def _set(data: dict[str, Any], setting: str) -> None:

@@ -5,27 +5,32 @@ from __future__ import annotations
 import json
 import random
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from runoff import measure
+from runoff import ablation, calibration, measure
+from runoff import figures as figures_of
 from runoff.agent import log
 from runoff.agent.step import Ended
+from runoff.commands import confidence
 from runoff.pipeline import election
-from runoff.recipe import Recipe
-from runoff.run import BadRun
-from runoff.selection.elect import EVIDENCE, SelectionRecipe, decided, rank, runoff_of
+from runoff.recipe import Recipe, read_calibration
+from runoff.run import BadRun, totalled, write_whole
+from runoff.sandbox.protocol import Value
+from runoff.selection.elect import EVIDENCE, SelectionRecipe, concluded, decided, rank, runoff_of
 from runoff.selection.evidence import Evidence
-from runoff.selection.protocol import Selection
+from runoff.selection.protocol import Confidence, Selection
 from runoff.selection.rankings import RANKINGS
 from runoff.selection.runoff import Decision
 
 _ENDED: TypeAdapter[Ended[Decision]] = TypeAdapter(Ended[Decision])
+
+AS_RUN = "as run"
 
 
 class Stored:
@@ -44,6 +49,8 @@ class Stored:
         if "candidates" in said:  # an election
             self.recipe = election(self.recipe, with_models=bool(said["model"]))
         self.read = [file]
+        self.calls: list[dict[str, Any]] = []
+        """What the ledger says of each paid call."""
         self.evidence: dict[str, Evidence] = {}
         self._runoffs: dict[str, dict[str, Ended[Decision]]] = {}
         for name in sorted(said["source"]):
@@ -57,6 +64,8 @@ class Stored:
         evidence, ends = None, dict[str, Any]()
         for record in log.read(file):
             of = record.get("t", "")
+            if record["kind"] in ("ask", "refused") and "result" in record:
+                self.calls.append(log.ledger_line(record))
             if of == "selection" and record.get("path", "").startswith(EVIDENCE):
                 evidence = record["result"]
             elif of.startswith("run-off-"):
@@ -74,54 +83,146 @@ class Stored:
         """As the run would with this recipe: a run-off among the same finalists is on record, another cannot be held."""
         ranked = rank(evidence, recipe)
         if len(ranked.finalists) < 2:
-            return ranked
+            return concluded(ranked, evidence, recipe)
         names = [runoff_of(ranked.finalists, n + 1) for n in range(recipe.runoff.repeats or 1)]
-        return decided(ranked, list(takewhile(bool, map(self._runoffs[name].get, names))))  # type: ignore[arg-type]
+        rounds = list[Ended[Decision]](takewhile(bool, map(self._runoffs[name].get, names)))  # type: ignore[arg-type]
+        return concluded(decided(ranked, rounds), evidence, recipe, rounds)
+
+
+class Redecided(Value):
+    """What each rule makes of an issue."""
+
+    instance: str
+    members: int
+    candidates: int
+    """Distinct ones."""
+    chosen: dict[str, str | None]
+    """Rule → the entry; None: nothing is submitted."""
+    confidence: Confidence | None
+    """By the run's own rule."""
+
+
+class Stores:
+    """Several runs as one pool of issues, each decided by its own run's recipe or by another ranking."""
+
+    def __init__(self, runs: Sequence[Path], update: Mapping[str, Any], first: int | None, draw: int | None) -> None:
+        """`update`: settings of the selection to decide by in place of the runs' own. Raises BadRun, BadRecipe."""
+        self._of = dict[str, Stored]()
+        for run in runs:
+            stored = Stored(run)
+            if not stored.evidence:
+                raise BadRun(f"{run} has come to no selection yet: there is nothing to decide again")
+            if twice := self._of.keys() & stored.evidence.keys():
+                raise BadRun(f"{min(twice)} is in more than one of these runs: which of them is meant?")
+            stored.recipe = asked(stored.recipe, update)
+            self._of |= dict.fromkeys(stored.evidence, stored)
+        self.cost = totalled(line for of in {id(of): of for of in self._of.values()}.values() for line in of.calls)
+        self.evidence = {name: _subset(of.evidence[name], first, draw) for name, of in self._of.items()}
+
+    @property
+    def ranking(self) -> str:
+        """The runs' own."""
+        return ", ".join(sorted({of.recipe.ranking or "margin" for of in self._of.values()}))
+
+    def decide(self, name: str, rule: str) -> Selection:
+        """By a rule's name, `as run` for the run's own: only that has run-offs on record."""
+        of, evidence = self._of[name], self.evidence[name]
+        if rule == AS_RUN:
+            return of.decide(name, evidence, of.recipe)
+        recipe = self.recipe(name, rule)
+        ranked = rank(evidence, recipe)
+        return concluded(ranked, evidence, recipe) if recipe.calibration else ranked
+
+    def recipe(self, name: str, rule: str) -> SelectionRecipe:
+        own = self._of[name].recipe
+        return own if rule == AS_RUN else own.model_copy(update={"ranking": rule})
 
 
 def replay_command(
-    run: Path, rules: Sequence[str], first: int | None, draw: int | None, labels: Path | None, as_json: bool
+    runs: Sequence[Path],
+    rules: Sequence[str],
+    first: int | None,
+    draw: int | None,
+    labels: Path | None,
+    calibrate: Path | None,
+    figures: Path | None,
+    as_json: bool,
+    **sure: Any,
 ) -> int:
     """A line an instance and rule; with labels a line a rule: what it resolves. Raises BadRun, UnknownRanking."""
-    stored = Stored(run)
-    if not stored.evidence:
-        raise BadRun(f"{run} has come to no selection yet: there is nothing to decide again")
-    recipes = {"as run": stored.recipe} | {
-        rule: stored.recipe.model_copy(update={"ranking": rule}) for rule in (rules or RANKINGS)
-    }
-    evidence = {name: _subset(whole, first, draw) for name, whole in stored.evidence.items()}
-    chosen = {
-        rule: {
-            name: stored.decide(name, one, recipe) if rule == "as run" else rank(one, recipe)
-            for name, one in evidence.items()
-        }
-        for rule, recipe in recipes.items()
-    }
+    if (calibrate or figures) and not labels:
+        raise BadRun(
+            f"--{'calibrate' if calibrate else 'figures'} takes --labels FILE: what is right is known by labels alone"
+        )
+    if figures:
+        figures_of.check()
+    if calibrate and any(sure.values()):
+        raise BadRun("--calibrate fits a calibration: it takes no other, and abstains from nothing")
+    update = {"calibration": None, "abstain_below": None, "precision": None} if calibrate else settings_of(sure)
+    stores = Stores(runs, update, first, draw)
+    names = [AS_RUN, *(rules or RANKINGS)]
+    chosen = {rule: {name: stores.decide(name, rule) for name in stores.evidence} for rule in names}
+    ablated = ablation.ablated(stores.evidence, names[1:], stores.recipe) if labels else {}
     if labels:  # opened when everything is decided
-        known = measure.read_labels(labels)
-        rows = [measure.measured(rule, evidence, selections, known) for rule, selections in chosen.items()]
-        worth = measure.worth(evidence, known)
-        rows[0] = rows[0].model_copy(update={"verifier": worth})  # `as run`
-        click.echo(json.dumps([row.model_dump() for row in rows], indent=1) if as_json else measure.table(rows))
-        if worth and not as_json:
-            click.echo(measure.worth_lines(worth))
-        return 0
+        return _measured(stores, chosen, ablated, measure.read_labels(labels), calibrate, figures, as_json)
     found = [
-        {
-            "instance": name,
-            "members": len(one.members()),
-            "candidates": len(one.entries),
-            "chosen": {rule: selections[name].chosen for rule, selections in chosen.items()},
-        }
-        for name, one in evidence.items()
+        Redecided(
+            instance=name,
+            members=len(one.members()),
+            candidates=len(one.entries),
+            chosen={rule: selections[name].chosen for rule, selections in chosen.items()},
+            confidence=chosen[AS_RUN][name].confidence,
+        )
+        for name, one in stores.evidence.items()
     ]
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps([row.model_dump(mode="json") for row in found], indent=1))
         return 0
     for row in found:
-        click.echo(f"{row['instance']}: {row['candidates']} distinct candidates of {row['members']}")
-        for rule, choice in row["chosen"].items():  # type: ignore[attr-defined]
-            click.echo(f"  {rule:12} {choice or 'none'}")
+        click.echo(f"{row.instance}: {row.candidates} distinct candidates of {row.members}")
+        for rule, choice in row.chosen.items():
+            selection = chosen[rule][row.instance]
+            click.echo(f"  {rule:12} {choice or selection.reason}")
+        if row.confidence:
+            click.echo(f"  {confidence(row.confidence)}")
+    return 0
+
+
+def _measured(
+    stores: Stores,
+    chosen: Mapping[str, Mapping[str, Selection]],
+    ablated: ablation.Choices,
+    labels: measure.Labels,
+    calibrate: Path | None,
+    figures: Path | None,
+    as_json: bool,
+) -> int:
+    evidence, own = stores.evidence, chosen[AS_RUN]
+    rows = [measure.measured(rule, evidence, selections, labels) for rule, selections in chosen.items()]
+    worth = measure.worth(evidence, labels)
+    rows[0] = rows[0].model_copy(update={"verifier": worth})  # `as run`
+    shares = ablation.shares(evidence, chosen, ablated, labels)
+    if as_json:
+        told = [
+            row.model_dump() | {"ablation": [one.model_dump() for one in shares if one.rule == row.rule]}
+            for row in rows
+        ]
+        click.echo(json.dumps(told, indent=1))
+    else:
+        told_of = measure.worth_lines(worth) if worth else ""
+        parts = [measure.table(rows), told_of, ablation.table(shares), stores.cost.line()]
+        click.echo("\n".join(filter(None, parts)))
+    judged = measure.judged(evidence, own, labels)
+    if calibrate:
+        fitted = calibration.fitted(evidence, own, labels, stores.ranking)
+        write_whole(calibrate, fitted.model_dump_json(indent=1).encode() + b"\n")
+        judged = list(fitted.judged)
+        click.echo(f"{calibrate}: {calibration.quality(fitted)}", err=as_json)
+    elif judged and not as_json:
+        click.echo(f"as run, {calibration.quality_of(judged)}")
+    if figures:
+        pages = figures_of.draw(figures, figures_of.Shown(rows, shares, judged, evidence, own, labels), stores.recipe)
+        click.echo(f"figures: {pages}", err=as_json)
     return 0
 
 
@@ -141,6 +242,8 @@ def verify_command(run: Path) -> int:
             said = Selection.model_validate(json.loads(view.read_text())["selection"])
         except (OSError, ValueError, KeyError):
             raise BadRun(f"{view} cannot be read; the same command as before makes it again") from None
+        if said.confidence is None and selection.chosen == said.chosen:  # written before there was one
+            selection = selection.model_copy(update={"confidence": None})
         same = said == selection
         patch = run / "views" / name / "patch.diff"
         submitted = patch.read_bytes() if patch.is_file() else b""
@@ -158,4 +261,18 @@ def _subset(evidence: Evidence, first: int | None, draw: int | None) -> Evidence
     members = evidence.members()
     if draw is not None:
         random.Random(draw).shuffle(members)
-    return evidence.among(set(members[:first]))
+    return evidence.among(set(members[:first]) | evidence.outside())
+
+
+def settings_of(sure: Mapping[str, Any]) -> dict[str, Any]:
+    """What of --calibration, --abstain-below and --precision was given, as settings of the selection. Raises BadRecipe."""
+    given = {name: value for name, value in sure.items() if value is not None}
+    return given | ({"calibration": read_calibration(file)} if (file := given.get("calibration")) else {})
+
+
+def asked(recipe: SelectionRecipe, update: Mapping[str, Any]) -> SelectionRecipe:
+    """Raises BadRun where the settings cannot go together."""
+    try:
+        return SelectionRecipe.model_validate(recipe.model_dump() | dict(update))
+    except ValidationError as error:
+        raise BadRun(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from None

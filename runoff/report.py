@@ -18,7 +18,7 @@ from runoff import __version__
 from runoff.instance import Instance
 from runoff.run import Result, Run
 from runoff.selection import counting
-from runoff.selection.protocol import Cell, Entry, OutcomeTable, Selection, Standing
+from runoff.selection.protocol import Cell, Confidence, Entry, OutcomeTable, Selection, Standing
 from runoff.selection.scaling import behaviour
 from runoff.visible import shown
 
@@ -28,12 +28,14 @@ Side = Literal["both", "chosen", "other", "gap"]
 _ENDED = {
     "patch": "patch",
     "none": "no patch",
+    "abstained": "abstained",
     "budget": "budget spent",
     "stopped": "stopped",
     "failed": "failed",
 }
 _MEANS = {
     "none": "No candidate is good enough to be submitted.",
+    "abstained": "A candidate was decided for, and it is not sure enough that it is right: nothing is submitted.",
     "budget": "What may be spent was spent before there was a patch; the same command with a larger --budget goes on.",
     "stopped": "It was stopped before its end; the same command goes on from here.",
     "failed": "It did not come to an end. This is no verdict on the issue: the same command tries again.",
@@ -41,7 +43,18 @@ _MEANS = {
 _DECIDED = {
     "chosen": "The run-off chose it",
     "undisputed": "Chosen without a run-off",
+    "ranked": "Chosen by the ranking",
     "fallback": "The run-off did not decide; the first of the ranking stands",
+}
+_SEEN = {
+    "votes": "generated tests that it passes",
+    "vote_margin": "the same, before the best of another behaviour",
+    "cluster": "proposals that behave as it does",
+    "score": "the verifier’s P",
+    "score_margin": "the same, before the best of another behaviour",
+    "regression": "1 / (1 + broken tests of the repository)",
+    "agreement": "rounds of the run-off that chose its behaviour",
+    "stable": "what can be left out alone without changing the ranking’s first",
 }
 _HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
 _LONGEST = 3000  # lines of a patch that are compared, and lines of a file's diff that are shown
@@ -67,7 +80,7 @@ def report(run: Run, results: Sequence[Result], *, seconds: float, notes: Sequen
         recorded_only=ledger.recorded > 0 and ledger.calls == 0,
         budget=run.budget,
         recipe=run.recipe,
-        settings=list(_flat(run.recipe.model_dump(mode="json"))),
+        settings=list(_flat(run.recipe.model_dump(mode="json", exclude={"selection": {"calibration": {"judged"}}}))),
         models=_players(run.models),
         took=duration(seconds),
         notes=notes,
@@ -195,7 +208,7 @@ class Case:
     def why(self) -> str:
         """The reason without the word before it that says how it was decided."""
         kind, colon, rest = self.result.why.partition(": ")
-        return rest if colon and kind in (*_DECIDED, "none") else self.result.why
+        return rest if colon and kind in (*_DECIDED, "none", "abstained") else self.result.why
 
     @property
     def means(self) -> str:
@@ -274,6 +287,28 @@ class Case:
         if not self.chosen or not self.runner_up:
             return []
         return compare(self.chosen.candidate.patch, self.runner_up.candidate.patch)
+
+    @property
+    def sure(self) -> Confidence | None:
+        return self.selection.confidence if self.selection else None
+
+    @property
+    def seen(self) -> list[tuple[str, float | None]]:
+        """What the confidence rests on, in words."""
+        return [(_SEEN[name], value) for name, value in self.sure.seen] if self.sure else []
+
+    @property
+    def hanging(self) -> list[tuple[str, str, str | None]]:
+        """What alone decides who is first of the ranking: its kind, its name, who is first without it."""
+        if not self.sure:
+            return []
+        hangs = self.sure.hangs_on
+        labels = {script.id: script.label for script in self.scripts}
+        return [
+            *(("generated test", labels.get(name, name), then) for name, then in hangs.generated.items()),
+            *(("repository test", name, then) for name, then in hangs.repository.items()),
+            *(("candidate and tests of", name, then) for name, then in hangs.members.items()),
+        ]
 
     def changed(self, entry: Entry) -> list[File]:
         return files(entry.candidate.patch)

@@ -15,7 +15,7 @@ import os
 import platform
 import tempfile
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -35,8 +35,8 @@ from runoff.pipeline import Entrants, Models, Outcome, elect_among, solve
 from runoff.recipe import BudgetRecipe, Recipe
 from runoff.sandbox.protocol import Sandbox, SandboxError, StoreFull, Value
 
-Status = Literal["patch", "none", "budget", "stopped", "failed"]
-EXIT = {"patch": 0, "none": 1, "budget": 4, "stopped": 130, "failed": 5}
+Status = Literal["patch", "none", "abstained", "budget", "stopped", "failed"]
+EXIT = {"patch": 0, "none": 1, "budget": 4, "failed": 5, "abstained": 6, "stopped": 130}
 """Exit code of a run that ends so. Beside these: 2 usage, 3 something is missing."""
 
 
@@ -74,6 +74,17 @@ class Ledger(Value):
     cut_cost: float = 0.0
     unknown: int = 0
     possibly_billed: int = 0
+
+    def line(self) -> str:
+        """For a terminal."""
+        if not self.calls:
+            return (
+                f"cost: nothing was paid; {self.recorded} recorded answers"
+                if self.recorded
+                else "cost: nothing was asked"
+            )
+        unknown = f", and {self.unknown} calls at a price that nobody knows" if self.unknown else ""
+        return f"cost: ${self.cost:.4f} for {self.calls} calls, {self.input + self.output:,} tokens{unknown}"
 
 
 class RunDirectory:
@@ -193,23 +204,9 @@ class Run:
                 stack.push_async_callback(world.close)
 
     def ledger(self) -> Ledger:
-        total: dict[str, Any] = dict.fromkeys(Ledger.model_fields, 0)
-        for world in self.worlds.values():
-            total["possibly_billed"] += sum(world.log.possibly_billed.values())
-            for line in world.log.ledger:
-                if line["recorded"]:
-                    total["recorded"] += 1
-                    continue
-                call = priced(line, self._price_of)
-                total["calls"] += 1
-                for part, counted in call.usage:
-                    total[part] += counted
-                total["cost"] += call.cost or 0.0
-                total["unknown"] += call.cost is None
-                if call.cut:
-                    total["cut_tokens"] += call.cut.usage.input + call.cut.usage.output
-                    total["cut_cost"] += call.cut.cost or 0.0
-        return Ledger.model_validate(total)
+        billed = sum(sum(world.log.possibly_billed.values()) for world in self.worlds.values())
+        lines = (line for world in self.worlds.values() for line in world.log.ledger)
+        return totalled(lines, self._price_of).model_copy(update={"possibly_billed": billed})
 
     async def _one(self, instance: Instance) -> None:
         world = self.worlds[instance.id]
@@ -244,10 +241,31 @@ class Run:
         self.changed()
 
 
+def totalled(
+    lines: Iterable[Mapping[str, Any]], price_of: Callable[[str], Prices | None] = lambda model: None
+) -> Ledger:
+    """What paid calls took together."""
+    total: dict[str, Any] = dict.fromkeys(Ledger.model_fields, 0)
+    for line in lines:
+        if line["recorded"]:
+            total["recorded"] += 1
+            continue
+        call = priced(dict(line), price_of)
+        total["calls"] += 1
+        for part, counted in call.usage:
+            total[part] += counted
+        total["cost"] += call.cost or 0.0
+        total["unknown"] += call.cost is None
+        if call.cut:
+            total["cut_tokens"] += call.cut.usage.input + call.cut.usage.output
+            total["cut_cost"] += call.cut.cost or 0.0
+    return Ledger.model_validate(total)
+
+
 def exit_code(results: Sequence[Result]) -> int:
-    """0 if every instance has its patch; otherwise the gravest: failed, stopped, budget, none."""
+    """0 if every instance has its patch; otherwise the gravest: failed, stopped, budget, none, abstained."""
     found = {result.status for result in results}
-    return next((EXIT[status] for status in ("failed", "stopped", "budget", "none") if status in found), 0)
+    return next((EXIT[status] for status in ("failed", "stopped", "budget", "none", "abstained") if status in found), 0)
 
 
 def write_views(directory: RunDirectory, results: Sequence[Result], report: str) -> None:
@@ -272,7 +290,8 @@ def write_views(directory: RunDirectory, results: Sequence[Result], report: str)
                 write_whole(place / "patch.diff", patch)
             else:
                 (place / "patch.diff").unlink(missing_ok=True)
-        if result.status in ("patch", "none"):  # an infrastructure failure is never an empty patch
+        # An infrastructure failure is never an empty patch; who abstains submits nothing, not a patch that is empty.
+        if result.status in ("patch", "none"):
             predictions.append(
                 {
                     "instance_id": result.instance,
@@ -335,6 +354,8 @@ def _named(part: str, known: Mapping[str, Any], asked: Mapping[str, Any]) -> str
 def _status(outcome: Outcome) -> Status:
     if outcome.selection.chosen:
         return "patch"
+    if outcome.selection.confidence:
+        return "abstained"
     ends = [ended.reason for sample in outcome.samples for ended in sample.ends]
     ends += [outcome.context.reason] if outcome.context else []
     if "budget" in ends:

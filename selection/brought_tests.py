@@ -14,6 +14,16 @@ from runoff.selection.repository_tests import Outcomes, RegressionRecipe, run_te
 _CELLS: Mapping[str | None, Cell] = {"passed": "pass", "failed": "fail"}
 
 
+def brought_name(candidate: str, test: str) -> str:
+    """What a test that a candidate brought is called in the outcome table."""
+    return f"{candidate}:{test}"
+
+
+def bringer(name: str) -> str:
+    """The candidate that brought the test of this name: no candidate's id has a colon, ids of tests do."""
+    return name.partition(":")[0]
+
+
 class Brought(Value):
     """The tests of one set of edits that fail on the base, and what each says of each entry."""
 
@@ -83,5 +93,7 @@ def telling(brought: Sequence[Brought]) -> dict[str, tuple[dict[str, Cell], tupl
         for name, column in set_of.columns.items():
             if "pass" in column.values() and set(column.values()) != {"pass"}:
                 key = tuple(sorted(column.items()))
-                groups.setdefault(key, []).extend((f"{candidate}:{name}", set_of.text) for candidate in set_of.by)
+                groups.setdefault(key, []).extend(
+                    (brought_name(candidate, name), set_of.text) for candidate in set_of.by
+                )
     return {names[0][0]: (dict(key), tuple(name for name, _ in names), names[0][1]) for key, names in groups.items()}

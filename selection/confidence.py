@@ -9,27 +9,9 @@ from typing import Literal
 
 from runoff.sandbox.protocol import Value
 from runoff.selection.estimators.probabilities import Judged, lower_bound
-from runoff.selection.protocol import Entry, OutcomeTable, Ranking, Score
+from runoff.selection.evidence import Evidence
+from runoff.selection.protocol import Entry, Features, OutcomeTable, Score, Stability
 from runoff.selection.scaling import behaviour
-
-
-class Features(Value):
-    """What was seen of a submission; higher speaks for it. None: not known, which speaks neither way."""
-
-    votes: float | None = None
-    """Share of the generated tests that it passes."""
-    vote_margin: float | None = None
-    """That, less the most that a candidate of another behaviour passes. None: all behave alike."""
-    cluster: float | None = None
-    """Share of all proposals that behave as it does."""
-    score: float | None = None
-    """The verifier's P(correct)."""
-    score_margin: float | None = None
-    """That, less the highest of a candidate of another behaviour."""
-    regression: float | None = None
-    """1 / (1 + broken tests of the repository). None: there were none to break, or it could not be told."""
-    agreement: float | None = None
-    """Share of the run-off's rounds that chose its behaviour; a round without a choice chose another."""
 
 
 def features(
@@ -38,6 +20,7 @@ def features(
     scores: Mapping[str, Score],
     submitted: str,
     rounds: Sequence[str | None] = (),
+    hangs_on: Stability | None = None,
 ) -> Features:
     """`submitted`: an entry's id; `rounds`: the entry that each round of the run-off chose. Who passes the control is no rival."""
     able = [one for one in entries if one.id == submitted or table is None or table.control.get(one.id) != "pass"]
@@ -59,6 +42,7 @@ def features(
         score_margin=_margin(p, submitted, rivals),
         regression=None if lost is None else 1 / (1 + len(lost)),
         agreement=sum(kinds.get(name or "") == kinds[submitted] for name in rounds) / len(rounds) if rounds else None,
+        stable=1 - hangs_on.changed / hangs_on.tried if hangs_on and hangs_on.tried else None,
     )
 
 
@@ -83,8 +67,15 @@ class Calibration(Value):
     """Feature → log-odds for one scale of it above its centre. A feature that did not vary is not here."""
     centres: dict[str, float]
     scales: dict[str, float]
+    rule: str = ""
+    """How the issues were decided that it was fitted on: the ranking's name."""
     judged: tuple[Judged, ...]
     """Each issue's probability by a fit that saw none of its group, and its label: what thresholds and quality are read from."""
+
+    @property
+    def how(self) -> str:
+        """What its probabilities rest on, in a few words."""
+        return f"calibrated on {len(self.judged)} issues" + (f", decided by {self.rule}" if self.rule else "")
 
     def probability(self, seen: Features) -> float:
         known = {name: value for name in self.weights if (value := getattr(seen, name)) is not None}
@@ -170,49 +161,59 @@ def abstention(
     return f"abstained: right with a probability of {p:.2f}, below {least:.2f}" if p < least else None
 
 
-class Stability(Value):
-    """What the winner hangs on: all that changes it when it alone is left out → who wins then (None: nobody can)."""
+def stability(evidence: Evidence, first: Callable[[Evidence], str | None]) -> Stability:
+    """Decide again without each test, and without each trajectory or agent. Nothing is executed or asked anew.
 
-    winner: str | None
-    generated: dict[str, str | None] = {}
-    repository: dict[str, str | None] = {}
-    """Tests of the repository; those that no entry breaks tell nobody apart and are not tried."""
-    candidates: dict[str, str | None] = {}
-    """Other entries: a ranking may depend on who else is there."""
+    `first`: who is first of a ranking over such evidence. Tests that say the same of everyone are tried once for all of them.
+    """
+    table, now = evidence.table, first(evidence)
+    if table is None or now is None:
+        return Stability(first=now)
 
-    @property
-    def stable(self) -> bool:
-        return not (self.generated or self.repository or self.candidates)
+    def without(**part: set[str]) -> str | None:
+        return first(evidence.model_copy(update={"table": table.part(**part)}))
 
-
-def stability(
-    ranking: Ranking, table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str, Score]
-) -> Stability:
-    """Rank again without each test, and without each entry but the winner. Nothing is executed or asked anew."""
-
-    def winner(table: OutcomeTable, entries: Sequence[Entry] = entries) -> str | None:
-        return next((one.entry for one in ranking(table, entries, scores) if not one.disqualified), None)
-
-    def changes(kind: Sequence[str], without: Callable[[str], str | None]) -> dict[str, str | None]:
-        return {name: then for name in kind if (then := without(name)) != first}
-
-    first = winner(table)
-    telling = {test for lost in table.broken.values() for test in lost or ()}
-    generated, repository = set(table.generated), set(table.repository)
-    return Stability(
-        winner=first,
-        generated=changes(table.generated, lambda test: winner(table.part(generated=generated - {test}))),
-        repository=changes(
-            [test for test in table.repository if test in telling],
-            lambda test: winner(table.part(repository=repository - {test})),
-        ),
-        candidates=changes(
-            [one.id for one in entries if one.id != first],
-            lambda name: winner(
-                table.part(entries=table.rows.keys() - {name}), [one for one in entries if one.id != name]
-            ),
+    generated, repository, everyone = set(table.generated), set(table.repository), _everyone(evidence)
+    of_first = {evidence.origin(name) for entry in evidence.entries if entry.id == now for name in entry.proposers}
+    members = [one for one in evidence.members() if of_first != {one}]
+    alike = _alike(
+        table.generated,
+        lambda test: (
+            *(row[test] for row in table.rows.values()),
+            table.authors.get(test),
+            len(table.same.get(test, (test,))),
         ),
     )
+    broken_by = dict[str, list[str]]()
+    for name, lost in table.broken.items():
+        for test in lost or ():
+            broken_by.setdefault(test, []).append(name)
+    telling = _alike([test for test in table.repository if test in broken_by], lambda test: tuple(broken_by[test]))
+    return Stability(
+        first=now,
+        tried=sum(map(len, [*alike, *telling])) + len(members),
+        generated=_changes(alike, now, lambda test: without(generated=generated - {test})),
+        repository=_changes(telling, now, lambda test: without(repository=repository - {test})),
+        members=_changes([[one] for one in members], now, lambda one: first(evidence.among(everyone - {one}))),
+    )
+
+
+def _everyone(evidence: Evidence) -> set[str]:
+    """Members, and whoever else a test is of: those that nobody proposed stay when a member goes."""
+    tests = evidence.table.same.values() if evidence.table else ()
+    return {*evidence.members(), *(evidence.origin(name) for names in tests for name in names)}
+
+
+def _alike(names: Sequence[str], kind: Callable[[str], object]) -> list[list[str]]:
+    groups = dict[object, list[str]]()
+    for name in names:
+        groups.setdefault(kind(name), []).append(name)
+    return list(groups.values())
+
+
+def _changes(groups: Sequence[Sequence[str]], now: str, without: Callable[[str], str | None]) -> dict[str, str | None]:
+    found = [(group, without(group[0])) for group in groups]
+    return {name: then for group, then in found if then != now for name in group}
 
 
 def _margin(values: Mapping[str, float], submitted: str, rivals: Sequence[str]) -> float | None:

@@ -9,7 +9,9 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from runoff.agent.context import Tree
 from runoff.agent.environment import Environment, applied, patched
@@ -17,11 +19,13 @@ from runoff.agent.patches import file_parts, patched_paths
 from runoff.agent.protocol import Message, digest
 from runoff.agent.step import Ended, Step, World, settled, trajectory
 from runoff.sandbox.protocol import REPO, Refused, Value
+from runoff.selection.brought_tests import bringer
 from runoff.selection.cleaning import clean, tests_aside
+from runoff.selection.confidence import Calibration, abstention, features, stability
 from runoff.selection.counting import counted
 from runoff.selection.evidence import Evidence
 from runoff.selection.further import FurtherRecipe, ask_for_test, remark, wanted
-from runoff.selection.protocol import Asked, Candidate, Entry, GeneratedTest, OutcomeTable, Selection
+from runoff.selection.protocol import Asked, Candidate, Confidence, Entry, GeneratedTest, OutcomeTable, Selection
 from runoff.selection.ranking import hybrid
 from runoff.selection.rankings import ranking
 from runoff.selection.repository_tests import RegressionRecipe
@@ -55,6 +59,19 @@ class SelectionRecipe(Value):
     regression: RegressionRecipe = RegressionRecipe()
     verifier: VerifierRecipe = VerifierRecipe()
     runoff: RunoffRecipe = RunoffRecipe()
+    calibration: Calibration | None = None
+    """What makes a probability of what is seen of a choice (`runoff replay --calibrate`). In a recipe, the path of its file.
+    None: no probability is stated."""
+    abstain_below: float | None = Field(default=None, gt=0, le=1)
+    """The least probability of being right at which a choice is submitted. Takes a calibration."""
+    precision: float | None = Field(default=None, gt=0, lt=1)
+    """The share of submissions that are to be right, as far as the calibration bears it out. Takes one."""
+
+    @model_validator(mode="after")
+    def _stateable(self) -> Self:
+        if self.calibration is None and (self.abstain_below or self.precision):
+            raise ValueError("abstaining takes a calibration: without one no probability can be stated")
+        return self
 
 
 async def elect(
@@ -101,7 +118,7 @@ async def elect(
     await _on_evidence(world, evidence)
     ranked = rank(evidence, recipe)
     if len(ranked.finalists) < 2 or not shared or "selector" not in models:
-        return ranked
+        return concluded(ranked, evidence, recipe)
     final = [ranked.entry(name) for name in ranked.finalists]
     assert ranked.table
     table = ranked.table
@@ -121,7 +138,7 @@ async def elect(
         rounds.append(await trajectory(world, name, Decision, held))
         if rounds[-1].reason in ("budget", "error"):  # no result: the same command goes on from here
             break
-    return decided(ranked, rounds)
+    return concluded(decided(ranked, rounds), evidence, recipe, rounds)
 
 
 def rank(evidence: Evidence, recipe: SelectionRecipe) -> Selection:
@@ -196,6 +213,28 @@ def decided(ranked: Selection, rounds: Sequence[Ended[Decision]]) -> Selection:
 
 def _undecided(ended: Ended[Decision]) -> str:
     return f"abstained ({ended.value.why})" if ended.value else f"{ended.reason} ({ended.note})"
+
+
+def concluded(
+    selection: Selection, evidence: Evidence, recipe: SelectionRecipe, rounds: Sequence[Ended[Decision]] = ()
+) -> Selection:
+    """A decided selection with how sure it is; where the recipe asks for more than that, nothing is submitted. Pure."""
+    if (chosen := selection.chosen) is None:
+        return selection
+    told, hangs_on = recipe.calibration, stability(evidence, lambda other: rank(other, recipe).chosen)
+    choices = [ended.value.chosen if ended.value else None for ended in rounds]
+    seen = features(evidence.table, evidence.entries, evidence.scores, chosen, choices, hangs_on)
+    why = abstention(seen, told, below=recipe.abstain_below, precision=recipe.precision)
+    sure = Confidence(
+        of=chosen,
+        p=told.probability(seen) if told else None,
+        how=told.how if told else "uncalibrated",
+        seen=seen,
+        hangs_on=hangs_on,
+        withheld=selection.reason if why else None,
+    )
+    update = {"chosen": None, "reason": f"{why}; it would have been {chosen}"} if why else {}
+    return selection.model_copy(update={"confidence": sure, **update})
 
 
 async def look_at(
@@ -279,9 +318,9 @@ async def _fingerprint(step: Step, environment: Environment, candidate: Candidat
 
 
 def _of_their_candidates(table: OutcomeTable, origins: Mapping[str, str]) -> dict[str, str]:
-    """Whose the tests are that candidates brought: `candidate:test`."""
+    """Whose the tests are that candidates brought."""
     names = [name for test in table.authors for name in table.same[test]]
-    return {name: origins.get(candidate := name.partition(":")[0], candidate) for name in names}
+    return {name: origins.get(candidate := bringer(name), candidate) for name in names}
 
 
 async def _asked_further(

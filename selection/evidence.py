@@ -30,6 +30,11 @@ class Evidence(Value):
         proposed = [name for entry in self.entries for name in entry.proposers]
         return list(dict.fromkeys(self.origin(name) for name in [*proposed, *self.rejected]))
 
+    def outside(self) -> set[str]:
+        """Tests that are nobody's of those who propose: given from outside, or written among other agents' patches."""
+        names = [name for all_of in self.table.same.values() for name in all_of] if self.table else []
+        return {name for name in names if name not in self.origins}
+
     def among(self, members: Collection[str]) -> Evidence:
         """As if only these had been there: without the candidates *and the tests* of all others.
 

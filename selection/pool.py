@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 from runoff.sandbox.protocol import Raw, Value
@@ -30,7 +30,7 @@ class Pool(Value):
 
     @cached_property
     def traits(self) -> tuple[Traits, ...]:
-        return tuple(traits(member.patch) for member in self.members)
+        return tuple(_traits(member.patch) for member in self.members)
 
     @cached_property
     def atoms(self) -> tuple[Atoms, ...]:
@@ -43,7 +43,7 @@ class Pool(Value):
 
     @cached_property
     def nearness(self) -> Square:
-        return _square(self.traits, nearness)
+        return _square([member.patch for member in self.members], _near)
 
     def only(self, ids: Collection[str]) -> Pool:
         """The pool of some of its members, without a table. What is known of pairs is kept, not computed again."""
@@ -54,6 +54,17 @@ class Pool(Value):
             part.__dict__[name] = tuple(tuple(square[a][b] for b in places) for a in places)
         part.__dict__["traits"] = tuple(self.traits[n] for n in places)
         return part
+
+
+@lru_cache(1 << 12)
+def _traits(patch: bytes) -> Traits:
+    return traits(patch)
+
+
+@lru_cache(1 << 16)
+def _near(one: bytes, other: bytes) -> float:
+    """Of two patches, once: the same ones are ranked again without each candidate and by each rule."""
+    return nearness(_traits(one), _traits(other))
 
 
 Square = tuple[tuple[float, ...], ...]

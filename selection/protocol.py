@@ -13,13 +13,16 @@ __all__ = [
     "Asked",
     "Candidate",
     "Cell",
+    "Confidence",
     "Entry",
+    "Features",
     "FurtherKind",
     "GeneratedTest",
     "OutcomeTable",
     "Ranking",
     "Score",
     "Selection",
+    "Stability",
     "Standing",
 ]
 
@@ -82,7 +85,7 @@ class OutcomeTable(Value):
         """Only these rows and columns, in the table's own order; None: all. A test that never voted goes with the others."""
         rows = [name for name in self.rows if entries is None or name in entries]
         tests = {test: 0 for test in self.base | self.same if generated is None or test in generated}
-        kept = tuple(test for test in self.repository if repository is None or test in repository)
+        kept = {test: 0 for test in self.repository if repository is None or test in repository}
         places = {f"{row}/{column}" for row in (*rows, "base") for column in (*tests, "control", "repository")} | {
             "base"
         }
@@ -92,7 +95,7 @@ class OutcomeTable(Value):
                 "base": {test: cell for test, cell in self.base.items() if test in tests},
                 "rows": {row: {t: cell for t, cell in self.rows[row].items() if t in tests} for row in rows},
                 "control": {row: self.control[row] for row in rows if row in self.control},
-                "repository": kept,
+                "repository": tuple(kept),
                 "broken": {
                     row: None if (lost := self.broken[row]) is None else tuple(test for test in lost if test in kept)
                     for row in rows
@@ -160,12 +163,73 @@ class Ranking(Protocol):
     ) -> list[Standing]: ...
 
 
+class Features(Value):
+    """What was seen of a submission; higher speaks for it. None: not known, which speaks neither way."""
+
+    votes: float | None = None
+    """Share of the generated tests that it passes."""
+    vote_margin: float | None = None
+    """That, less the most that a candidate of another behaviour passes. None: all behave alike."""
+    cluster: float | None = None
+    """Share of all proposals that behave as it does."""
+    score: float | None = None
+    """The verifier's P(correct)."""
+    score_margin: float | None = None
+    """That, less the highest of a candidate of another behaviour."""
+    regression: float | None = None
+    """1 / (1 + broken tests of the repository). None: there were none to break, or it could not be told."""
+    agreement: float | None = None
+    """Share of the run-off's rounds that chose its behaviour; a round without a choice chose another. None: there was none."""
+    stable: float | None = None
+    """Share of what can be left out alone that leaves the ranking's first where it is. None: there is nothing to leave out."""
+
+
+class Stability(Value):
+    """What the first of a ranking hangs on: all that changes it when it alone is left out → who is first then (None: nobody).
+
+    Of a ranking alone: a run-off cannot be held again.
+    """
+
+    first: str | None
+    tried: int = 0
+    """How many were left out, each alone."""
+    generated: dict[str, str | None] = {}
+    repository: dict[str, str | None] = {}
+    """Tests of the repository; those that no entry breaks tell nobody apart and are not tried."""
+    members: dict[str, str | None] = {}
+    """Trajectories or agents, with their candidates and their tests; not one without whom the first would not be there."""
+
+    @property
+    def changed(self) -> int:
+        return len(self.generated) + len(self.repository) + len(self.members)
+
+    @property
+    def stable(self) -> bool:
+        return not self.changed
+
+
+class Confidence(Value):
+    """How sure a selection is of an entry, and what that rests on."""
+
+    of: str
+    """The entry that was decided for."""
+    p: float | None
+    """P(it is right), calibrated. None: uncalibrated, and no probability is claimed."""
+    how: str
+    """`uncalibrated`, or what the probability was calibrated on."""
+    seen: Features
+    hangs_on: Stability
+    withheld: str | None = None
+    """Why it would have been submitted, where the selection abstained."""
+
+
 class Selection(Value):
     """Which entry is submitted, why, and all it was decided on."""
 
     chosen: str | None
     reason: str
-    """`chosen: …` by the run-off, `undisputed: …` without one, `fallback: …` if it did not decide, `none: …`."""
+    """`chosen: …` by the run-off, `undisputed: …` without one, `ranked: …` where none was held, `fallback: …` if it did not
+    decide, `abstained: …` where it was not sure enough to submit what it decided for, `none: …`."""
     remarks: tuple[str, ...] = ()
     """What else a reader should know of how it came about: tests that were asked for, and what they said; a line each."""
     entries: tuple[Entry, ...] = ()
@@ -181,6 +245,8 @@ class Selection(Value):
     scores: dict[str, Score] = {}
     rejected: dict[str, str] = {}
     """Candidates that could not take part, each with the reason."""
+    confidence: Confidence | None = None
+    """None: there was nothing to be sure of."""
 
     def entry(self, name: str) -> Entry:
         return next(entry for entry in self.entries if entry.id == name)

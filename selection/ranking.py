@@ -34,7 +34,14 @@ def hybrid(
     def key(entry: Entry) -> tuple[object, ...]:
         votes = table.votes(entry.id)
         level = 0 if votes >= best - margin else best - votes
-        place = (entry not in able, entry.id not in gated, broken[entry.id], level, -round(p[entry.id], 3), -votes)
+        place = (
+            table.control.get(entry.id) == "pass",
+            entry.id not in gated,
+            broken[entry.id],
+            level,
+            -round(p[entry.id], 3),
+            -votes,
+        )
         return (*place, -len(entry.proposers), entry.changed_lines, entry.id)
 
     return standings(table, sorted(entries, key=key), scores, gated, able)
@@ -50,16 +57,17 @@ def standings(
     table: OutcomeTable, order: Sequence[Entry], scores: Mapping[str, Score], gated: set[str], able: Sequence[Entry]
 ) -> list[Standing]:
     """What the places of an order rest on."""
-    return [_standing(table, entry, scores, gated, able) for entry in order]
+    names = {entry.id for entry in able}
+    return [_standing(table, entry, scores, gated, names) for entry in order]
 
 
 def _standing(
-    table: OutcomeTable, entry: Entry, scores: Mapping[str, Score], gated: set[str], able: Sequence[Entry]
+    table: OutcomeTable, entry: Entry, scores: Mapping[str, Score], gated: set[str], able: set[str]
 ) -> Standing:
     lost = table.broken.get(entry.id, ())
     return Standing(
         entry=entry.id,
-        disqualified=entry not in able,
+        disqualified=entry.id not in able,
         gated=entry.id in gated,
         broken=None if lost is None else len(lost),
         votes=table.votes(entry.id),

@@ -154,6 +154,12 @@ def _ranked(
     able = [entry for entry in entries if table.control.get(entry.id) != "pass"]
 
     def whole(entry: Entry) -> tuple[object, ...]:
-        return (entry not in able, *key(entry), -len(entry.proposers), entry.changed_lines, entry.id)
+        return (
+            table.control.get(entry.id) == "pass",
+            *key(entry),
+            -len(entry.proposers),
+            entry.changed_lines,
+            entry.id,
+        )
 
     return standings(table, sorted(entries, key=whole), scores, {entry.id for entry in able}, able)

@@ -13,7 +13,7 @@ from runoff.agent.patches import patched_paths
 from runoff.agent.step import World, settled
 from runoff.agent.verdict import Verdict, must_fail_control, read_verdict, script_run
 from runoff.sandbox.protocol import State
-from runoff.selection.brought_tests import run_brought, telling
+from runoff.selection.brought_tests import bringer, run_brought, telling
 from runoff.selection.protocol import Cell, Entry, GeneratedTest, OutcomeTable
 from runoff.selection.repository_tests import Outcomes, RegressionRecipe, broken, known_of, near, on_base, run_tests
 from runoff.selection.sameness import same_script
@@ -72,7 +72,7 @@ async def fill(
     told = telling(brought.result())
     proposed = {candidate: entry.id for entry in entries for candidate in entry.proposers}
     authors = {
-        name: tuple(dict.fromkeys(filter(None, (proposed.get(one.partition(":")[0]) for one in all_of))))
+        name: tuple(dict.fromkeys(filter(None, (proposed.get(bringer(one)) for one in all_of))))
         for name, (_, all_of, _) in told.items()
     }
     scripts |= {name: text for name, (_, _, text) in told.items()}

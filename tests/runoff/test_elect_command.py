@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from runoff.agent.faulty import Faulty
+from runoff.selection.confidence import Calibration
 from tests.runoff.project import ISSUE, SOURCE, TEST, answer, make, runoff
 from tests.workshop import written
 
@@ -250,3 +255,82 @@ def test_bad_input_is_one_line(tmp_path: Path, given: tuple[str, ...], said: str
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+def readers(file: Path) -> list[str]:
+    """The command lines of other processes that have a file open."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # gone, or another's
+            if place.parts[2] != str(os.getpid()) and place.readlink() == file:
+                found.append(Path("/proc", place.parts[2], "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def test_labels_are_opened_when_all_is_decided_and_by_another_process(tmp_path: Path, states: Path, pool: Path) -> None:
+    """The labels are a pipe: whoever opens it waits for us, so we see who it is and what is there by then."""
+    labels, out, seen = tmp_path / "labels.jsonl", tmp_path / "out", list[tuple[bool, list[str]]]()
+    os.mkfifo(labels)
+    right = {"one": True, "two": True, "three": False, "four": False}
+    rows = [json.dumps({"instance_id": "project", "agent": name, "resolved": label}) for name, label in right.items()]
+
+    def tell() -> None:
+        while True:
+            try:
+                pipe = os.open(labels, os.O_WRONLY | os.O_NONBLOCK)
+                break
+            except OSError:  # nobody has opened it yet
+                time.sleep(0.01)
+        try:
+            seen.append(((out / "preds.jsonl").is_file(), readers(labels)))
+        finally:
+            os.write(pipe, "\n".join(rows).encode())
+            os.close(pipe)
+
+    threading.Thread(target=tell, daemon=True).start()
+    given = (pool, "--repo", make(tmp_path / "project"), "--issue", ISSUE, "--measure", labels)
+    done = runoff("elect", *given, "--out", out, "--states", states)
+    assert done.returncode == 0, done.stderr
+    ((decided, (opened,)),) = seen
+    assert decided
+    assert " replay " in opened
+    assert " elect " not in opened
+    assert "mean 50.0%, best single member 100.0%, oracle 100.0%" in done.stdout
+    assert "as run" in done.stdout
+    assert "cost: nothing was asked" in done.stdout
+    assert "confidence: uncalibrated; seen: " in done.stdout
+    missing = runoff("elect", *given[:-1], tmp_path / "none", "--out", out, "--states", states)
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+
+
+def test_what_is_not_sure_enough_is_not_submitted(tmp_path: Path, states: Path, pool: Path) -> None:
+    told = Calibration(intercept=-1, weights={}, centres={}, scales={}, rule="agreement", judged=((0.3, False),) * 20)
+    (tmp_path / "calibration.json").write_text(told.model_dump_json())
+    out = tmp_path / "out"
+    given = (
+        pool,
+        "--repo",
+        make(tmp_path / "project"),
+        "--issue",
+        ISSUE,
+        "--calibration",
+        tmp_path / "calibration.json",
+    )
+    done = runoff("elect", *given, "--abstain-below", "0.5", "--out", out, "--states", states)
+    assert done.returncode == 6, done.stderr
+    assert "trajectories" not in done.stderr
+    assert "project: abstained: right with a probability of 0.27, below 0.50; it would have been" in done.stdout
+    assert (out / "preds.jsonl").read_text() == "", "no submission, which is not an empty one"
+    assert not (out / "patch.diff").exists()
+    said = json.loads((out / "selection.json").read_text())
+    assert said["status"] == "abstained"
+    assert (said["selection"]["chosen"], said["selection"]["confidence"]["of"] in ("one", "two", "four")) == (
+        None,
+        True,
+    )
+    assert "calibrated on 20 issues, decided by agreement" in (out / "report.html").read_text()
+    assert runoff("verify", out).returncode == 0
+    other = runoff("elect", *given, "--abstain-below", "0.2", "--out", out, "--states", states)
+    assert (other.returncode, "abstain_below" in other.stderr) == (2, True), "another wish is another run"
+    (again,) = json.loads(runoff("replay", out, "--abstain-below", "0.2", "--rule", "votes", "--json").stdout)
+    assert again["chosen"]["as run"] == said["selection"]["confidence"]["of"]

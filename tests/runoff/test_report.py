@@ -19,7 +19,17 @@ from runoff.pipeline import Outcome, Sample
 from runoff.recipe import Recipe
 from runoff.report import compare, duration, files, report, sentence, shown
 from runoff.run import Ledger, Result, Run
-from runoff.selection.protocol import Cell, Entry, OutcomeTable, Score, Selection, Standing
+from runoff.selection.protocol import (
+    Cell,
+    Confidence,
+    Entry,
+    Features,
+    OutcomeTable,
+    Score,
+    Selection,
+    Stability,
+    Standing,
+)
 
 SCRIPT = "<script>alert(1)</script>"
 ANSI = "\x1b[31mred\x1b[0m"
@@ -421,6 +431,49 @@ def test_one_candidate_without_tests_or_scores() -> None:
     assert "no vote: on the base it is “could not tell”" in text
     assert "base, repository: no test file has to do with the change" in text
     assert "runner-up" not in text
+
+
+def sure(**changed: Any) -> Confidence:
+    hangs = Stability(first="editing-1", tried=8, generated={"testing-2": "editing-2"}, members={HOSTILE: None})
+    known: dict[str, Any] = {
+        "of": "editing-2",
+        "p": None,
+        "how": "uncalibrated",
+        "seen": Features(votes=2 / 3),
+        "hangs_on": hangs,
+    }
+    return Confidence(**(known | changed))
+
+
+def test_how_sure_it_is_and_what_the_ranking_hangs_on() -> None:
+    text = words(report(run_of(), [result(selection(confidence=sure()))], seconds=1))
+    assert "Uncalibrated: no probability is stated." in text
+    assert "generated tests that it passes0.67" in text
+    assert "rounds of the run-off that chose its behaviour–" in text, "missing is not 0"
+    assert "generated test T2: editing-2 is first without it" in text
+    assert "nobody is first without it" in text
+    calibrated = sure(
+        p=0.834, how="calibrated on 126 issues, decided by margin", hangs_on=Stability(first="editing-2", tried=8)
+    )
+    text = words(report(run_of(), [result(selection(confidence=calibrated))], seconds=1))
+    assert "editing-2 is right with a probability of 0.83, calibrated on 126 issues, decided by margin." in text
+    assert "No single test, trajectory or agent decides who is first of the ranking (8 tried)." in text
+
+
+def test_an_issue_that_was_abstained_from_says_why_and_what_it_would_have_been() -> None:
+    reason = "abstained: right with a probability of 0.27, below 0.50; it would have been editing-2"
+    withheld = selection(chosen=None, reason=reason, confidence=sure(p=0.27, withheld="undisputed: the only candidate"))
+    text = words(report(run_of(), [result(withheld, status="abstained")], seconds=1))
+    assert "No patch abstained" in text
+    assert "right with a probability of 0.27, below 0.50; it would have been editing-2" in text
+    assert "nothing is submitted" in text
+    assert "Why it would have been submitted: undisputed: the only candidate" in text
+
+
+def test_a_choice_by_the_ranking_alone_is_called_so() -> None:
+    ranked = selection(reason="ranked: the first of the ranking, without a run-off")
+    text = words(report(run_of(), [result(ranked)], seconds=1))
+    assert "editing-2. Chosen by the ranking: the first of the ranking, without a run-off" in text
 
 
 def test_recorded_answers_are_called_recorded() -> None:

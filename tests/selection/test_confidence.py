@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runoff.agent.editing import Candidate
-from runoff.selection.confidence import Calibration, Features, abstention, features, fit, probability, stability
+from runoff.selection.confidence import Calibration, abstention, features, fit, probability, stability
 from runoff.selection.estimators.probabilities import brier, ece, reliability
-from runoff.selection.protocol import Cell, Entry, OutcomeTable, Score, Standing
+from runoff.selection.evidence import Evidence
+from runoff.selection.protocol import Cell, Entry, Features, OutcomeTable, Ranking, Score, Stability, Standing
 from runoff.selection.ranking import hybrid
 
 P: Cell = "pass"
@@ -32,6 +33,7 @@ def table(rows: Mapping[str, Sequence[Cell]], broken: Mapping[str, Sequence[str]
         base=dict.fromkeys(tests, F),
         rows={name: dict(zip(tests, row, strict=True)) for name, row in rows.items()},
         control=dict.fromkeys(rows, F),
+        same={test: (test,) for test in tests},
         repository=("r", "s") if broken else (),
         broken={name: None if (lost := broken.get(name, ())) is None else tuple(lost) for name in rows},
     )
@@ -44,6 +46,7 @@ def test_features_are_read_from_what_was_run() -> None:
         {"a": Score(p=0.9), "b": Score(p=0.95), "c": Score(p=0.7)},
         "a",
         ["b", None, "c", "a"],
+        Stability(first="a", tried=4, generated={"t1": "c"}),
     )
     assert seen.model_dump() == pytest.approx(
         {
@@ -54,6 +57,7 @@ def test_features_are_read_from_what_was_run() -> None:
             "score_margin": 0.2,
             "regression": 1,
             "agreement": 0.5,
+            "stable": 0.75,
         }
     )
 
@@ -196,20 +200,38 @@ def test_a_threshold_counts_what_it_lets_through(judged: list[tuple[float, bool]
         assert precision <= found.at_least <= found.right / found.submitted
 
 
+def evidence(rows: OutcomeTable, *entries: Entry, origins: Mapping[str, str] = {}) -> Evidence:
+    return Evidence(entries=entries, table=rows, origins=dict(origins))
+
+
+def by(rule: Ranking) -> Callable[[Evidence], str | None]:
+    """The first of a ranking."""
+
+    def first(seen: Evidence) -> str | None:
+        assert seen.table
+        return next((one.entry for one in rule(seen.table, seen.entries, seen.scores) if not one.disqualified), None)
+
+    return first
+
+
+def no_margin(table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str, Score]) -> list[Standing]:
+    return hybrid(table, entries, scores, margin=0)
+
+
 def test_a_choice_that_hangs_on_one_test_says_so() -> None:
     rows: dict[str, Sequence[Cell]] = {"a": [P, P], "b": [P, F], "c": [F, F]}
-    found = stability(lambda *given: hybrid(*given, margin=0), table(rows), [entry(name) for name in "bac"], {})
-    assert found.winner == "a"
+    found = stability(evidence(table(rows), *map(entry, "bac")), by(no_margin))
+    assert found.first == "a"
     assert found.stable, "without t1 they are level, and a comes first by name"
-    found = stability(lambda *given: hybrid(*given, margin=0), table(rows), [entry("a"), entry("b", 2), entry("c")], {})
-    assert (found.generated, found.repository, found.candidates) == ({"t1": "b"}, {}, {})
-    assert not found.stable
+    found = stability(evidence(table(rows), entry("a"), entry("b", 2), entry("c")), by(no_margin))
+    assert (found.generated, found.repository, found.members) == ({"t1": "b"}, {}, {})
+    assert (found.tried, found.changed) == (2 + 3, 1)
 
 
 def test_a_choice_that_hangs_on_one_existing_test_says_so() -> None:
     rows: dict[str, Sequence[Cell]] = {"a": [P, F], "b": [P, P]}
-    found = stability(hybrid, table(rows, {"b": ["s"]}), [entry("a"), entry("b")], {})
-    assert (found.winner, found.repository) == ("a", {"s": "b"})
+    found = stability(evidence(table(rows, {"b": ["s"]}), entry("a"), entry("b")), by(hybrid))
+    assert (found.first, found.repository) == ("a", {"s": "b"})
 
 
 def test_a_choice_that_hangs_on_who_else_is_there_says_so() -> None:
@@ -223,10 +245,39 @@ def test_a_choice_that_hangs_on_who_else_is_there_says_so() -> None:
         return [ranked[one.id] for one in sorted(entries, key=alike)]
 
     rows: dict[str, Sequence[Cell]] = {"a": [F], "b": [P], "c": [P]}
-    found = stability(likeness, table(rows), [entry(name) for name in "abc"], {})
-    assert (found.winner, found.candidates) == ("b", {"c": "a"})
+    found = stability(evidence(table(rows), *map(entry, "abc")), by(likeness))
+    assert (found.first, found.members) == ("b", {"c.0": "a"})
+
+
+def test_who_goes_takes_the_tests_along_and_a_test_that_nobody_proposed_stays() -> None:
+    rows: dict[str, Sequence[Cell]] = {"a": [P, F], "b": [F, P], "c": [F, P]}
+    named = table(rows).model_copy(update={"same": {"t0": ("c.test",), "t1": ("given",)}})
+    pool = evidence(named, entry("a"), entry("b"), entry("c"), origins={"c.0": "agent", "c.test": "agent"})
+    found = stability(pool, by(no_margin))
+    assert found.first == "a", "level, and first by name"
+    assert (found.generated, found.members) == ({"t0": "b"}, {"agent": "b"})
 
 
 def test_where_nobody_can_win_nothing_is_stable_or_not() -> None:
     cheats = table({"a": [P]}).model_copy(update={"control": {"a": P}})
-    assert stability(hybrid, cheats, [entry("a")], {}).winner is None
+    assert stability(evidence(cheats, entry("a")), by(hybrid)).first is None
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(st.sampled_from([P, F]), min_size=4, max_size=4), min_size=1, max_size=4), st.data())
+def test_leaving_out_by_kind_finds_what_leaving_out_one_by_one_does(
+    rows: list[list[Cell]], data: st.DataObject
+) -> None:
+    names = [f"e{n}" for n in range(len(rows))]
+    lost = {name: data.draw(st.sets(st.sampled_from("rs"))) for name in names}
+    whole = table(dict(zip(names, rows, strict=True)), {name: sorted(tests) for name, tests in lost.items()})
+    pool = evidence(whole, *(entry(name, data.draw(st.integers(1, 2))) for name in names))
+    first = by(no_margin)
+    found = stability(pool, first)
+    for test in whole.generated:
+        then = first(pool.model_copy(update={"table": whole.part(generated=set(whole.generated) - {test})}))
+        assert found.generated.get(test, found.first) == then
+    for test in whole.repository:
+        then = first(pool.model_copy(update={"table": whole.part(repository=set(whole.repository) - {test})}))
+        assert found.repository.get(test, found.first) == then
+    assert 0 <= found.changed <= found.tried
