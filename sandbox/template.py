@@ -32,7 +32,7 @@ PRELOADED = """
     contextlib contextvars copy csv ctypes dataclasses datetime decimal difflib email.message email.parser email.utils enum errno
     fnmatch fractions functools getpass gettext glob gzip hashlib heapq hmac html html.entities html.parser http http.client
     http.cookies importlib.metadata importlib.resources importlib.util inspect io itertools json keyword linecache locale logging
-    math mimetypes numbers operator os os.path pathlib pickle pkgutil platform pprint queue random re reprlib secrets select
+    math mimetypes numbers operator os os.path pathlib pickle pkgutil platform pprint pwd queue random re reprlib resource secrets select
     shlex shutil signal socket socketserver sqlite3 statistics string struct subprocess sys tempfile textwrap threading time timeit
     token tokenize traceback types typing unicodedata unittest unittest.mock urllib.error urllib.parse urllib.request uuid warnings
     weakref xml.dom.minidom xml.etree.ElementTree xml.sax.saxutils zipfile zlib

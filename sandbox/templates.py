@@ -93,7 +93,7 @@ class Template:
                         *("--file", str(home), "/tmp/pyvenv.cfg", "--remount-ro", "/tmp"),
                         *("--unshare-net", "--unshare-ipc", "--unshare-uts", "--uid", str(user), "--gid", str(user)),
                         *("--die-with-parent", "--new-session", "--cap-drop", "ALL", *rights, "--chdir", "/"),
-                        *("--clearenv", "--setenv", "LANG", "C.UTF-8", "--"),
+                        *("--clearenv", "--setenv", "LANG", "C.UTF-8", "--setenv", "HOME", "/home/user", "--"),
                         *("/tmp/bin/python", "-c", Path(program).read_text(), str(theirs.fileno())),
                     ],
                     pass_fds=(namespace, home, theirs.fileno()),
