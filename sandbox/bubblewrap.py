@@ -343,6 +343,7 @@ async def probe(root: Path | None = None) -> list[Finding]:
             try:
                 async with Bubblewrap(Path(directory) / "store", mode) as sandbox:
                     what = held.remedy(mode, sandbox._facts) or "a sandbox ran"
+                    what += f"; {held.starts(mode, sandbox._facts)}"
                     findings.append(Finding(f"bubblewrap-{mode}", True, what, None, tuple(sandbox.holds())))
             except SandboxUnavailable as error:
                 findings.append(Finding(f"bubblewrap-{mode}", False, error.what, error.remedy))

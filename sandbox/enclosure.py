@@ -241,6 +241,7 @@ class Enclosure:
             request.get("template")
             and self._can_fork
             and slot.namespace is not None
+            and self._cgroups.version == 1  # where it was tried
             and slot.group.holds >= {"memory", "pids", "cpuacct"}
             and not (request["proxy"] or request.get("beside") or request.get("foreign"))
             and limits["memory"] >= _LEAST_MEMORY
