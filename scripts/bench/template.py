@@ -85,7 +85,8 @@ class Bench:
                 break
             await asyncio.sleep(0.1)
         else:
-            return print(f"{project}: there is no template here")
+            print(f"{project}: there is no template here")
+            return
         for script in recorded_tests(project)[:8]:
             given = json.dumps({"nonce": "n", "script": script}).encode()
             one, other = [await self.run(command, given, template=each, freeze=True) for each in (True, False)]

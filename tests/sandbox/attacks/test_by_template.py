@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from runoff.sandbox.bubblewrap import Bubblewrap
-from runoff.sandbox.protocol import Execution, SandboxError, State
+from runoff.sandbox.protocol import Execution, Limits, SandboxError, State
 from tests.sandbox.templates import begun, is_used, opened, run
 
 pytestmark = pytest.mark.needs_root
@@ -189,6 +189,29 @@ async def test_no_attack_succeeds(sandbox: Bubblewrap) -> None:
 async def test_each_is_seen_to_succeed(sandbox: Bubblewrap, by: Attack, tmp_path: Path) -> None:
     async with opened(tmp_path / "weak", _weak(by), looked_at=False) as weak:
         assert await _attacked(weak, await begun(weak), by)
+
+
+SIBLINGS = r"""
+import ctypes, os, sys, time
+for n in range(50):
+    if ctypes.CDLL(None).syscall({"x86_64": 56, "aarch64": 220}[os.uname().machine], 0x8000 | 17, 0, 0, 0, 0) == 0:
+        time.sleep(60 if n % 2 else 0)
+        os._exit(0)
+"""
+
+
+async def test_siblings_of_a_fork_end_with_it(sandbox: Bubblewrap, tmp_path: Path) -> None:
+    """Processes that it makes the template's children would keep its sandbox from ending, and use up the slot's processes."""
+    state = await begun(sandbox)
+    for _ in range(3):
+        assert (await run(sandbox, state, SIBLINGS, limits=Limits(processes=100, seconds=20))).exit_code == 0
+    assert await is_used(sandbox, state)
+    task = None
+    async with opened(tmp_path / "weak", lambda text: text.replace("        reap()\n", "")) as weak:
+        task = asyncio.create_task(run(weak, await begun(weak), SIBLINGS, limits=Limits(seconds=2)))
+        assert not (await asyncio.wait([task], timeout=5))[0]
+    with suppress(SandboxError):
+        await task
 
 
 _NOTICED = [each for each in ATTACKS if each.noticed]
