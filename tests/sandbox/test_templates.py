@@ -13,6 +13,7 @@ import pytest
 from runoff.sandbox import templates
 from runoff.sandbox.bubblewrap import Bubblewrap
 from runoff.sandbox.protocol import Limits
+from tests.sandbox.stores import left_of
 from tests.sandbox.templates import FORKED, PROGRAM, begun, is_used, opened, run
 
 pytestmark = pytest.mark.needs_root
@@ -232,3 +233,18 @@ def test_what_a_module_brings_along_is_what_its_import_would(tmp_path: Path, ste
             [plain, "-c", whole], env={"PATH": "/usr/bin"}, cwd=cwd, stdout=subprocess.PIPE, check=True
         )
         assert found == json.loads(ordinary.stdout), name
+
+
+@pytest.mark.parametrize("kill", [True, False])
+async def test_a_template_ends_with_its_sandbox(sandbox: Bubblewrap, tmp_path: Path, kill: bool) -> None:
+    mark = f"template-of-{tmp_path.name}"
+    async with opened(tmp_path / "other", lambda text: f"{text}# {mark}\n") as other:
+        await begun(other)
+        assert left_of(mark)
+        if kill:
+            other._helper.kill()
+    for _ in range(50):
+        if not left_of(mark):
+            break
+        await asyncio.sleep(0.1)
+    assert left_of(mark) == []
