@@ -68,10 +68,12 @@ class Run(Value):
     freeze: bool = False
     repetition: int = 0
     """A different number is another execution of the same: the only way to run something twice."""
+    template: bool = False
+    """See `Sandbox.execute`: how it is started, which nothing in its result depends on."""
 
     def parts(self) -> dict[str, str]:
         """What its result is kept under, part by part, so that drift can say which part changed."""
-        whole = self.model_dump(mode="json", exclude={"state"})
+        whole = self.model_dump(mode="json", exclude={"state", "template"})
         return {"state": self.state.digest} | {name: _short(value) for name, value in whole.items()}
 
 
@@ -173,6 +175,7 @@ class World:
             env=run.env,
             cwd=run.cwd,
             freeze=run.freeze,
+            template=run.template,
         )
         if done.outcome == "lost":  # not a result: never recorded
             raise SandboxLost(f"the sandbox failed under {' '.join(run.argv)[:80]}: {done.text[:200].strip()}")

@@ -126,11 +126,13 @@ def script_run(
     language: Language,
     repetition: int = 0,
 ) -> Run:
-    """The execution of a generated test in a state."""
+    """The execution of a generated test in a state. A repetition is never started from a template: the two ways to start, and
+    two orders of sets, then have to say the same."""
     request = json.dumps({"nonce": _nonce(world, state, script, repetition), "script": script})
     limits = Limits(seconds=seconds)
     argv = (*SPOKEN[language].runs, _harness(SPOKEN[language].harness))
-    return Run(state=state, argv=argv, stdin=request, env=env, limits=limits, repetition=repetition)
+    forked = language == "python" and not repetition
+    return Run(state=state, argv=argv, stdin=request, env=env, limits=limits, repetition=repetition, template=forked)
 
 
 def read_verdict(run: Run, done: Execution, shown: int = SHOWN) -> Verdict:

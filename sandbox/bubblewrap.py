@@ -80,7 +80,7 @@ class Bubblewrap(ByExecution):
     ) -> None:
         if unknown := without - DEFENCES.keys():
             raise ValueError(f"no defence is called {', '.join(sorted(unknown))}")
-        self._without = without
+        self._without, self._template = without, str(Path(__file__).with_name("template.py"))
         self.name = self._named_after(mode or "root")
         self._root, self._mode = Path(root), mode
         self._count = slots or os.cpu_count() or 1
@@ -147,6 +147,7 @@ class Bubblewrap(ByExecution):
         cwd: str = REPO,
         network: bool = False,
         freeze: bool = True,
+        template: bool = False,
         compared: Mapping[str, Any] | None = None,
     ) -> Execution:
         proxy = await self._proxy.address() if network else None
@@ -161,6 +162,7 @@ class Bubblewrap(ByExecution):
                 cwd=cwd,
                 proxy=proxy,
                 freeze=freeze,
+                template=template,
                 compared=compared,
             )
         said = answer.said
@@ -246,6 +248,7 @@ class Bubblewrap(ByExecution):
             "bwrap": tools["bwrap"],
             "setpriv": tools["setpriv"],
             "without": sorted(self._without),
+            "template": self._template,
         }
         alone = ["--mount", "--propagation", "private"]
         alone += [] if "pids" in self._without else ["--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -340,6 +343,7 @@ async def probe(root: Path | None = None) -> list[Finding]:
             try:
                 async with Bubblewrap(Path(directory) / "store", mode) as sandbox:
                     what = held.remedy(mode, sandbox._facts) or "a sandbox ran"
+                    what += f"; {held.starts(mode, sandbox._facts)}"
                     findings.append(Finding(f"bubblewrap-{mode}", True, what, None, tuple(sandbox.holds())))
             except SandboxUnavailable as error:
                 findings.append(Finding(f"bubblewrap-{mode}", False, error.what, error.remedy))

@@ -42,8 +42,11 @@ class ByExecution(ABC):
         cwd: str = REPO,
         network: bool = False,
         freeze: bool = True,
+        template: bool = False,
     ) -> Execution:
-        return await self._execute(state, argv, limits, stdin=stdin, env=env, cwd=cwd, network=network, freeze=freeze)
+        return await self._execute(
+            state, argv, limits, stdin=stdin, env=env, cwd=cwd, network=network, freeze=freeze, template=template
+        )
 
     @abstractmethod
     async def _execute(
@@ -57,6 +60,7 @@ class ByExecution(ABC):
         cwd: str = REPO,
         network: bool = False,
         freeze: bool = True,
+        template: bool = False,
         compared: Mapping[str, Any] | None = None,
     ) -> Execution:
         """As `execute`. `compared`: with the repository in directory `at` of the state with the layers `since`, see git.py."""

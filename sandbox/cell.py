@@ -98,7 +98,12 @@ class Cell:
         except Exception as error:  # whoever waits must hear something
             reply = {"error": "lost", "words": f"the sandbox helper failed: {error!r}"}
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        reply |= {"number": number, "cpu": used.ru_utime + used.ru_stime, "stdout": len(out), "stderr": len(err)}
+        reply |= {
+            "number": number,
+            "cpu": used.ru_utime + used.ru_stime + self._enclosure.cpu_seconds,
+            "stdout": len(out),
+            "stderr": len(err),
+        }
         with self._sending:
             self._running.pop(number).close()
             self._socket.sendall(json.dumps(reply).encode() + b"\n" + out + err)

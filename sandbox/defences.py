@@ -33,6 +33,7 @@ DEFENCES: Mapping[str, str] = {
     "capabilities": "none; without: what the user inside has by itself",
     "userns": "no further user namespace can be made",
     "mount-points": "a state whose mount points were replaced is refused",
+    "template-look": "what a template forked is looked at before anything is run in it",
     "limits": "all of the limits",
     **dict.fromkeys(LIMITS, "this one of the limits"),
 }

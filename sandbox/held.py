@@ -42,6 +42,13 @@ def remedy(mode: Mode, facts: Facts) -> str | None:
     return watched
 
 
+def starts(mode: Mode, facts: Facts) -> str:
+    """How generated tests in Python are started here, for people."""
+    if mode == "root" and facts.namespaces and facts.version == 1 and len(facts.controllers) == 3:
+        return "tests in Python are forked from a template"
+    return "each test starts an interpreter (a template needs root, user namespaces, and control groups of version 1)"
+
+
 def _rows(mode: Mode, facts: Facts) -> Iterator[tuple[str, str, str]]:
     group = f"by a control group (version {facts.version})"
     yield "seconds", "enforced", "everything is killed"

@@ -209,6 +209,7 @@ class Sandbox(Protocol):
         cwd: str = REPO,
         network: bool = False,
         freeze: bool = True,
+        template: bool = False,
     ) -> Execution:
         """Run `argv` (no shell) in `state`. `env` is all the environment there is, beside PATH, HOME and LANG.
 
@@ -216,6 +217,8 @@ class Sandbox(Protocol):
         Not promised: the order of stdout against stderr; a program that is not there is an ordinary exit (127).
         `network` is for building environments only, never for code that a model wrote: the package indexes can be reached
         through the HTTP proxy at PROXY, and nothing else, by no other way; names are not looked up inside.
+        `template`: a command `python -c TEXT` may be started as a fork of an interpreter that has imported modules of the
+        standard library. A backend that has none starts it as any other; what it says is the same.
         """
         ...
 

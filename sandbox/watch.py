@@ -42,12 +42,17 @@ class Watch:
         group: Group,
         upper: str,
         has_room: Callable[[], bool],
+        entered: int | None = None,
     ) -> None:
+        """`entered`: a process that came into the sandbox from outside, beside process 1."""
         self._first, self._limits, self._group, self._has_room = first, limits, group, has_room
         self._every = LOOK if "memory" in group.holds else LOOK_AT_MEMORY
         self._look_at_processes = not {"memory", "cpuacct"} <= group.holds
         self._written = Written(
-            upper, limits["disk"], limits["files"], lambda: unlinked(first, [process.number for process in tree(first)])
+            upper,
+            limits["disk"],
+            limits["files"],
+            lambda: unlinked(first, [process.number for process in tree(first, entered)]),
         )
         self.due = time.monotonic() + self._every
 
@@ -106,14 +111,14 @@ class Process(NamedTuple):
     resident: int
 
 
-def tree(first: int | None) -> list[Process]:
-    """Process 1 of a sandbox, and all below it."""
+def tree(*first: int | None) -> list[Process]:
+    """Process 1 of a sandbox, and all below it; and of another that entered it."""
     children = dict[int, list[Process]]()
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit() and (process := _process(int(name))):
             children.setdefault(process.parent, []).append(process)
-            found += [process] if process.number == first else []
+            found += [process] if process.number in first else []
     for process in found:  # grows
         found += children.get(process.number, [])
     return found

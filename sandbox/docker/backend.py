@@ -119,6 +119,7 @@ class Docker(ByExecution):
         cwd: str = REPO,
         network: bool = False,
         freeze: bool = True,
+        template: bool = False,  # there is none here
         compared: Mapping[str, Any] | None = None,
     ) -> Execution:
         proxy = await self._way_out() if network else None

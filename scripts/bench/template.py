@@ -1,7 +1,7 @@
-"""What a template process would save: the part of a test's time that starts Python and imports what no candidate changes.
+"""What a template process saves: for the demo's projects, in their sandboxes, as root.
 
-For the demo's projects, in their sandboxes: each test file by itself under pytest, and each generated test that was recorded.
-A template would import once the modules that do not come from the repository, and fork for each test. Started by
+Generated tests that were recorded: each by a start of its own, and as a template's fork. Test files by themselves under
+pytest, for which there is no template: the part of their time that starts Python and imports what no candidate changes. Started by
 scripts/bench/template, which runs the demo first, so that the environments are there.
 """
 
@@ -28,7 +28,6 @@ PYTEST = (
     FOREIGN
     + "import pytest\ncode = pytest.main(['-q', '-p', 'no:cacheprovider', s.argv[1]])\nforeign()\ns.exit(code)\n"
 )
-ENDING = FOREIGN + "end = s.exit\ndef told(code=0):\n    foreign()\n    end(code)\ns.exit = told\n"
 IMPORTS = """
 import importlib, json, sys
 for name in json.load(sys.stdin):
@@ -54,19 +53,22 @@ async def main(states: Path) -> None:
     for what, pairs in Bench.shares.items():
         whole, part = (sum(side) for side in zip(*pairs, strict=True))
         each = median(part / whole for whole, part in pairs)
-        print(f"{what}: {len(pairs)}, could be saved: median {each:.0%}, of all their time {part / whole:.0%}")
+        verb = "saved" if what.endswith("forks") else "could be saved"
+        print(f"{what}: {len(pairs)}, {verb}: median {each:.0%}, of all their time {part / whole:.0%}")
+    print(f"generated tests that said or left something else as a fork: {Bench.differ}")
 
 
 class Bench:
     shares: dict[str, list[tuple[float, float]]] = {}
+    differ = 0
 
     def __init__(self, sandbox: Bubblewrap, state: State) -> None:
         self._sandbox, self._state = sandbox, state
 
-    async def run(self, argv: list[str], stdin: bytes = b"") -> Execution:
+    async def run(self, argv: list[str], stdin: bytes = b"", **how: bool) -> Execution:
         env = {"PYTHONPATH": "/testbed:/testbed/src"}
         limits = Limits(seconds=120, output=1 << 20)
-        return await self._sandbox.execute(self._state, argv, limits, stdin=stdin, env=env, freeze=False)
+        return await self._sandbox.execute(self._state, argv, limits, stdin=stdin, env=env, **({"freeze": False} | how))
 
     async def test_files(self, project: str) -> None:
         found = await self.run(["find", PROJECTS[project], "-name", "test_*.py"])
@@ -75,11 +77,29 @@ class Bench:
             await self._compare(f"test files, {project}", ["python", "-c", PYTEST, path], b"", command, b"")
 
     async def generated_tests(self, project: str) -> None:
-        harness = files("runoff.agent").joinpath("harness.py").read_text()
+        """Each by a start of its own and as a fork, in turns; what they say and leave has to be the same."""
+        command = ["python", "-c", files("runoff.agent").joinpath("harness.py").read_text()]
+        forked = ["python", "-c", "import os; print(os.getppid())"]
+        for _ in range(200):  # it is started by the first that could have used it
+            if (await self.run(forked, template=True)).text.strip() == "0":
+                break
+            await asyncio.sleep(0.1)
+        else:
+            print(f"{project}: there is no template here")
+            return
         for script in recorded_tests(project)[:8]:
-            command = ["python", "-c", harness]
-            told, plain = (json.dumps({"nonce": "n", "script": text}).encode() for text in (ENDING + script, script))
-            await self._compare(f"generated tests, {project}", command, told, command, plain)
+            given = json.dumps({"nonce": "n", "script": script}).encode()
+            one, other = [await self.run(command, given, template=each, freeze=True) for each in (True, False)]
+            same = (one.stdout, one.stderr, one.after) == (other.stdout, other.stderr, other.after)
+            self.differ += not same
+            took: dict[bool, list[float]] = {True: [], False: []}
+            for _ in range(5):
+                for template, sides in took.items():
+                    began = time.perf_counter()
+                    await self.run(command, given, template=template)
+                    sides.append(time.perf_counter() - began)
+            plain, fork = median(took[False]), median(took[True])
+            self.shares.setdefault(f"generated tests, {project}, as forks", []).append((plain, plain - fork))
 
     async def _compare(self, what: str, telling: list[str], told: bytes, argv: list[str], stdin: bytes) -> None:
         if not (names := re.search(r"FOREIGN(\[.*?\])", (await self.run(telling, told)).text)):
