@@ -107,10 +107,10 @@ def pooled(
 
 
 def _pool(predictions: Sequence[Prediction], tests: Sequence[GeneratedTest]) -> Entrants:
-    many = Counter(_plain(prediction.agent) for prediction in predictions)
+    many = Counter(plain_name(prediction.agent) for prediction in predictions)
     seen, candidates, origins = Counter[str](), list[Candidate](), dict[str, str]()
     for prediction in predictions:
-        name = _plain(prediction.agent)
+        name = plain_name(prediction.agent)
         seen[name] += 1
         own = f"{name}#{seen[name]}" if many[name] > 1 else name
         candidates.append(Candidate(id=own, patch=prediction.patch))
@@ -118,13 +118,13 @@ def _pool(predictions: Sequence[Prediction], tests: Sequence[GeneratedTest]) -> 
     return Entrants(candidates=tuple(candidates), origins=origins, tests=tuple(tests))
 
 
-def _plain(agent: str) -> str:
+def plain_name(agent: str) -> str:
     """An agent's name as the id of a candidate: on one line, without what separates ids from other things."""
     return re.sub(r"[^\w.@+-]+", "-", agent).strip("-") or "agent"
 
 
 def _test(path: Path) -> GeneratedTest:
     try:
-        return GeneratedTest(id=f"given-{_plain(path.stem)}", script=path.read_text(), output="")
+        return GeneratedTest(id=f"given-{plain_name(path.stem)}", script=path.read_text(), output="")
     except (OSError, UnicodeDecodeError) as error:
         raise BadTarget(f"--tests {path}: {getattr(error, 'strerror', None) or 'not text'}") from None

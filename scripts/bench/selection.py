@@ -7,7 +7,8 @@ share takes the place of the mean: that is the most accurate of those that answe
 did, on each issue the most accurate at hand. Intervals are 95 %, bootstrap over issues.
 
 Settings were chosen on the repositories of half 1 and reported on half 2: `halves`. With --repositories (DIR/owner__name,
-git directories that hold the base commits) majority by syntax tree and fusion are measured too.
+git directories that hold the base commits) majority by syntax tree and fusion are measured too; with --runs rules by what
+scripts/bench/election executed, on the instances that it came to.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import gzip
 import hashlib
 import json
+import math
 import os
 import random
 import time
@@ -28,6 +30,8 @@ from typing import Any, NamedTuple
 from recall import Git
 
 from runoff.agent.patches import patched_paths
+from runoff.election import plain_name
+from runoff.replay import Stored
 from runoff.selection.agreement import AgreementRecipe, families, learn
 from runoff.selection.edits import apply, edits
 from runoff.selection.estimators.resampling import bootstrap
@@ -94,6 +98,74 @@ class Bases:
         listed = git.output("ls-tree", "-r", "-z", row["base_commit"], "--", *touched).split("\0")
         entries = (line.partition("\t")[::2] for line in listed if line)
         return {path: git.read(about.split()[2]) for about, path in entries if about.startswith("100")}
+
+
+def undecided(pool: Pool) -> list[float]:
+    return [0.0] * len(pool.members)
+
+
+class Executed:
+    """What stored elections (scripts/bench/election) saw when they ran the candidates of their instances."""
+
+    def __init__(self, runs: Sequence[Path]) -> None:
+        self.evidence = {name: one for run in runs for name, one in Stored(run).evidence.items()}
+
+    def __contains__(self, pool: Pool) -> bool:
+        return pool.instance in self.evidence
+
+    def _entries(self, pool: Pool) -> list[str | None]:
+        """For each member its entry in the table; None: its patch could not be used."""
+        entry = {name: entry.id for entry in self.evidence[pool.instance].entries for name in entry.proposers}
+        return [
+            entry.get(plain_name(member.agent), entry.get(f"{plain_name(member.agent)}#1")) for member in pool.members
+        ]
+
+    def broken(self, pool: Pool) -> list[float | None]:
+        """For each member how many of the repository's tests it breaks; None: it could not be told, infinite: no candidate."""
+        table = self.evidence[pool.instance].table
+        lost = {
+            entry: None if tests is None else float(len(tests))
+            for entry, tests in (table.broken if table else {}).items()
+        }
+        return [math.inf if entry is None else lost.get(entry, 0.0) for entry in self._entries(pool)]
+
+    def votes(self, pool: Pool) -> list[float | None]:
+        """For each member the share of the tests that others brought and it passes; None: there are none."""
+        table, found = self.evidence[pool.instance].table, list[float | None]()
+        for entry in self._entries(pool):
+            tests = table.generated if table and entry else ()
+            others = [table.rows[entry][test] for test in tests if entry not in table.authors.get(test, ())]
+            told = [cell == "pass" for cell in others if cell != "could not tell"]
+            found.append(sum(told) / len(told) if told else None)
+        return found
+
+    def witnesses(self, pool: Pool) -> dict[str, list[str | None]]:
+        """For `learn`: whether the suite stands, and whether tests of others pass."""
+        if pool not in self:
+            return {}
+        broken, votes = self.broken(pool), self.votes(pool)
+        best = min((lost for lost in broken if lost is not None), default=0.0)
+        return {
+            "regression": [None if lost is None else "best" if lost == best else "breaks" for lost in broken],
+            "votes": [None if share is None else "most" if share > 0.5 else "few" for share in votes],
+        }
+
+    def gated(self, rule: Rule) -> Rule:
+        """Of those that break fewest tests, the first of another rule; one that could not be told breaks more than any that could."""
+
+        def scores(pool: Pool) -> list[float]:
+            lost = [math.inf if one is None else one for one in self.broken(pool)]
+            least = min(lost, default=0.0)
+            return [score if own == least else -1e9 for score, own in zip(rule(pool), lost, strict=True)]
+
+        return scores
+
+    def voted(self, rule: Rule) -> Rule:
+        """The most votes of others' tests first, then the rule."""
+        return lambda pool: [
+            (0.0 if vote is None else 1e3 * (vote - 0.5)) + score if score > -1e8 else score
+            for score, vote in zip(rule(pool), self.votes(pool), strict=True)
+        ]
 
 
 def same_syntax(base: Mapping[str, bytes] | None) -> Callable[[bytes], str]:
@@ -183,6 +255,7 @@ def measure(
     rules: Mapping[str, Scores],
     fused: Mapping[str, tuple[str, list[str]]],
     resamples: int,
+    parts: bool = True,
 ) -> None:
     """The only one that opens labels. Prints a table a set and half; `rules` have said all by now."""
     known = labels(data)
@@ -227,7 +300,8 @@ def measure(
             f"that patch. {len(graded)} are by syntax tree what a labelled patch is, and so graded without being run: "
             f"{sum(after for _, after in graded)} right, the patches they were made from {sum(before for before, _ in graded)}."
         )
-    fragile(batch, instances, half, right)
+    if parts:
+        fragile(batch, instances, half, right)
 
 
 def fragile(
@@ -275,6 +349,7 @@ def main() -> None:
         "--data", type=Path, default=Path(os.environ.get("RUNOFF_SHARED", "../shared")) / "data", help="the instances"
     )
     parser.add_argument("--repositories", type=Path, help="holds owner__name, a git directory each")
+    parser.add_argument("--runs", type=Path, nargs="*", default=[], metavar="RUN", help="of scripts/bench/election")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
     given = parser.parse_args()
     with gzip.open(given.data / "instances.jsonl.gz", "rt") as lines:
@@ -324,6 +399,27 @@ def main() -> None:
                     fused[name] = (made.like, equal)
         rules = {"majority, equal syntax trees": scores} | rules
     measure(given.data, batch, instances, rules, fused, given.resamples)
+    if given.runs:
+        executed = Executed(given.runs)
+        some = {name: pool for name, pool in batch.items() if pool in executed}
+        seen = learn(list(batch.values()), agents.family, executed.witnesses)
+        print(
+            f"\n{len(some)} instances were executed; what it says for a right candidate (log likelihood ratio): {seen.says}"
+        )
+        by_execution = {
+            "fewest broken tests": executed.gated(undecided),
+            "others' tests": executed.voted(undecided),
+            "fewest broken, then nearness": executed.gated(blind),
+            "fewest broken, others' tests, nearness": executed.gated(executed.voted(blind)),
+            "fewest broken, then likeness to other families": executed.gated(agents.apart),
+            "fewest broken, then known agents": executed.gated(agents.known),
+            "fewest broken, others' tests, known agents": executed.gated(executed.voted(agents.known)),
+            "known agents, execution bears witness": seen.known,
+            "fewest broken, then those": executed.gated(seen.known),
+        }
+        plain = {rule: {name: scores[name] for name in some} for rule, scores in rules.items()}
+        rules = plain | {rule: said(some, of) for rule, of in by_execution.items()}
+        measure(given.data, some, instances, rules, {}, given.resamples, parts=False)
 
 
 if __name__ == "__main__":
