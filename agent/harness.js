@@ -18,6 +18,9 @@
   const { nonce, script } = JSON.parse(readFileSync(0, "latin1"));
   closeSync(0);
   openSync("/dev/null", "r"); // the lowest number that is free: standard input again
+  for (const { _handle: pipe } of [process.stdout, process.stderr]) {
+    if (pipe && pipe.setBlocking) pipe.setBlocking(true); // else what a full pipe does not take is lost at the end
+  }
   let place = "", address = "", ended = false;
 
   const FIXED = 0, NOT_FIXED = 2;
