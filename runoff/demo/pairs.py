@@ -65,7 +65,8 @@ def _pair(folder: Path) -> Pair:
 
 
 def _unpack(archive: bytes, into: Path) -> None:
-    """The files and folders of a source distribution, all or none; links and devices stay out, as do paths that leave.
+    """The files and folders of a source distribution, all or none; links and devices stay out, as do paths that leave, and
+    what is left of a submodule: its .git leads to a repository that is not there.
 
     Written out, because the tarfile of Debian 12's Python has no `filter="data"` yet.
     """
@@ -74,7 +75,7 @@ def _unpack(archive: bytes, into: Path) -> None:
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             for member in tar:
                 path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts or not (member.isdir() or member.isreg()):
+                if {"..", ".git"} & {*path.parts} or path.is_absolute() or not (member.isdir() or member.isreg()):
                     continue
                 target = Path(folder, *path.parts)
                 (target if member.isdir() else target.parent).mkdir(parents=True, exist_ok=True)
