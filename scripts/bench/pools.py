@@ -29,7 +29,7 @@ from runoff.agent.doubles import Recorded, Recording, Scripted
 from runoff.agent.protocol import Model
 from runoff.pipeline import Entrants
 from runoff.recipe import Recipe, load_recipe
-from runoff.run import Run, RunDirectory
+from runoff.run import BadRun, Run, RunDirectory
 from runoff.sandbox.backends import open_backend
 from runoff.sandbox.protocol import Sandbox
 from runoff.selection.protocol import Candidate, Selection
@@ -151,4 +151,7 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(_options())))
+    try:
+        sys.exit(asyncio.run(main(_options())))
+    except BadRun as error:
+        sys.exit(f"pools: {error}")
