@@ -91,7 +91,7 @@ class Bench:
             given = json.dumps({"nonce": "n", "script": script}).encode()
             one, other = [await self.run(command, given, template=each, freeze=True) for each in (True, False)]
             same = (one.stdout, one.stderr, one.after) == (other.stdout, other.stderr, other.after)
-            self.differ += not same
+            Bench.differ += not same
             took: dict[bool, list[float]] = {True: [], False: []}
             for _ in range(5):
                 for template, sides in took.items():
