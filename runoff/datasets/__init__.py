@@ -1,0 +1,1 @@
+"""Benchmarks: their problems, which anybody may read, and their answers, which only a grading process opens."""
