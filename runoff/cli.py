@@ -258,6 +258,64 @@ def demo(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("dataset")
+@click.option(
+    "--instances",
+    "chosen",
+    multiple=True,
+    metavar="WHICH",
+    help="Only these: ids, globs ('django__*'), slices (0:50), @FILE; several with commas.",
+)
+@click.option(
+    "--repositories",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A folder of clones and bundles: OWNER__NAME, OWNER/NAME or NAME, bare or not.",
+)
+@click.option("--remote", metavar="URL", help="What to clone where that has none: a URL with {repo} in it.")
+@click.option(
+    "--images",
+    "use_images",
+    type=click.Choice(["auto", "never", "always"]),
+    default="auto",
+    show_default=True,
+    help="Run in the images that the dataset names, or in environments of our making.",
+)
+@click.option("--registry", metavar="HOST[/PATH]", help="A mirror that has the images.")
+@click.option(
+    "--history",
+    type=click.Choice(["auto", "all", "none"]),
+    default="auto",
+    show_default=True,
+    help="How much of a repository's history before the base commit comes along; auto: all where tags tell the version.",
+)
+@click.option("--at-once", type=click.IntRange(min=1), help="Instances in progress at a time.  [default: 16]")
+@click.option("--dry-run", is_flag=True, help="Only say what it would take: calls, tokens, dollars, disk.")
+@click.option("--prefetch", is_flag=True, help="Only bring sources and images and make the environments.")
+@click.option(
+    "--grade",
+    type=click.Choice(["fast", "harness", "both"]),
+    help="When all is decided, runoff eval, a process of its own.",
+)
+@_options
+@_confident
+def bench(**given: Any) -> None:
+    """Solve the problems of DATASET in batch: verified, lite, full, multilingual, multimodal, releases, or a file or folder
+    of rows, SWE-bench tasks or Harbor tasks.
+
+    \b
+    runoff bench verified --instances 'django__*' --model openai/gpt-5 -n 8 --budget 40 --dry-run
+    runoff bench releases --model openai/gpt-5-mini --budget 5 --grade fast
+    runoff bench tasks/ --model openai/local --api-base http://127.0.0.1:8000/v1 --budget 50Mtok
+
+    The same command goes on after anything. Writes preds.json, preds.jsonl and report.html into --out. What failed for
+    reasons that are not its own is no empty patch: it is tried again. Exit codes as of `runoff solve`.
+    """
+    from runoff.bench.command import bench_command
+
+    sys.exit(bench_command(**given))
+
+
+@cli.command()
 @click.argument("predictions", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--repo", type=click.Path(path_type=Path), help="The repository that all of them are for, with --issue.")
 @click.option(

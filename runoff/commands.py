@@ -189,6 +189,7 @@ async def _run(
             price_of=model.price_of,
             entrants=options.get("entrants"),
             index=options.get("index") or default_place(),
+            at_once=options.get("at_once"),
         )
         try:
             with Progress(run) as progress:

@@ -155,6 +155,7 @@ class Run:
         price_of: Callable[[str], Prices | None] = lambda model: None,
         entrants: Mapping[str, Entrants] | None = None,
         index: Path | None = None,
+        at_once: int | None = None,
     ) -> None:
         """`entrants`, by instance: candidates of others, among which to elect rather than to solve. `index` is the file of
         what is known of repositories (`runoff prepare`); None: nothing."""
@@ -168,6 +169,7 @@ class Run:
         self.changed: Callable[[], None] = lambda: None
         """Told whenever something happened: progress for people."""
         self._price_of, self._index = price_of, index
+        self._places = asyncio.Semaphore(at_once or len(instances))
         caps = recipe.budgets or BudgetRecipe()
         directory.open(instances, recipe, models, sandbox.name, entrants)
         starts = Starts()
@@ -193,8 +195,9 @@ class Run:
             world.stopping = True
 
     async def solve(self) -> list[Result]:
-        """Solve all instances together. What befalls one does not stop another."""
-        await settled(*map(self._one, self.instances))
+        """Solve all instances together, `at_once` of them: each holds its repository's files in memory. What befalls one
+        does not stop another."""
+        await settled(*map(self._placed, self.instances))
         return [self.results[instance.id] for instance in self.instances]
 
     async def close(self) -> None:
@@ -207,6 +210,10 @@ class Run:
         billed = sum(sum(world.log.possibly_billed.values()) for world in self.worlds.values())
         lines = (line for world in self.worlds.values() for line in world.log.ledger)
         return totalled(lines, self._price_of).model_copy(update={"possibly_billed": billed})
+
+    async def _placed(self, instance: Instance) -> None:
+        async with self._places:
+            await self._one(instance)
 
     async def _one(self, instance: Instance) -> None:
         world = self.worlds[instance.id]
@@ -301,6 +308,8 @@ def write_views(directory: RunDirectory, results: Sequence[Result], report: str)
             )
     lines = "".join(json.dumps(prediction) + "\n" for prediction in predictions)
     write_whole(directory.path / "preds.jsonl", lines.encode())
+    by_id = {prediction["instance_id"]: prediction for prediction in predictions}
+    write_whole(directory.path / "preds.json", json.dumps(by_id, indent=1).encode() + b"\n")
     write_whole(directory.path / "report.html", secrets.redact(report).encode("utf-8", "replace"))
 
 
