@@ -453,6 +453,60 @@ def prepare(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("dataset")
+@click.option(
+    "--instances",
+    metavar="WHICH",
+    help="Ids, globs (django__*), slices (0:50), @FILE with one a line; several with commas.  [default: all]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
+@click.option(
+    "--write",
+    type=(click.Choice(["swebench", "harbor"]), click.Path(path_type=Path)),
+    metavar="FORMAT DIR",
+    help="Write them, answers included, as SWE-bench v5 task folders or as Harbor task directories (swebench, harbor).",
+)
+@click.option(
+    "--answers",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Rows with the answers, where the dataset has none; only for --write.",
+)
+@click.option(
+    "--base",
+    default="runoff-base:bookworm",
+    show_default=True,
+    metavar="IMAGE",
+    help="What the written Dockerfiles begin with: Debian or Ubuntu.",
+)
+@click.option("--build", is_flag=True, help="Build the images of task folders with Docker.")
+@click.option(
+    "--build-arg",
+    "build_args",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="For docker build: PIP_INDEX_URL, npm_config_registry, BASE and others that the Dockerfiles name.",
+)
+def dataset(**given: Any) -> None:
+    """List the problems of DATASET: verified, lite, full, multilingual or multimodal (with :SPLIT), releases, or a path.
+
+    A path is a file of rows (.parquet, .json, .jsonl, each also .gz) as SWE-bench has them, a repository or folder of
+    SWE-bench v5 task folders, or Harbor task directories, one or a folder of them.
+
+    \b
+    runoff dataset verified --instances 'django__*,0:10'
+    runoff dataset releases
+    runoff dataset releases --write swebench tasks --build
+    runoff dataset ~/swe-bench-pro/tasks --json
+
+    Answers are read by no command but runoff eval, and here by --write alone, each in a process of its own.
+    """
+    from runoff.datasets.command import dataset_command
+
+    sys.exit(dataset_command(**given))
+
+
+@cli.command()
 @_STATES
 def doctor(states: Path | None) -> None:
     """Say what is here, what is missing, and the one next command."""
