@@ -507,6 +507,52 @@ def dataset(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--now", is_flag=True, help="Do not wait for what is paid for.")
+def stop(**given: Any) -> None:
+    """End the process that works on RUN, as Ctrl-C does in its terminal; what is on record stays."""
+    from runoff.runs import stop_command
+
+    sys.exit(stop_command(**given))
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("more", nargs=-1, type=click.UNPROCESSED)
+def retry(**given: Any) -> None:
+    """Type the command that made RUN again: what did not come to an end is tried again, nothing on record is paid twice.
+
+    \b
+    runoff retry runs/bench-verified
+    runoff retry runs/bench-verified --budget 80     further options come after the old ones
+    """
+    from runoff.runs import retry_command
+
+    sys.exit(retry_command(**given))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["atif", "mini-swe-agent"]),
+    default="atif",
+    show_default=True,
+    help="Harbor's Agent Trajectory Interchange Format, or mini-swe-agent's.",
+)
+@click.option("--to", type=click.Path(path_type=Path), help="Where to.  [default: a folder in RUN]")
+@click.option(
+    "--submission", metavar="NAME", help="Also a folder to submit to SWE-bench's leaderboard, under this name."
+)
+def export(**given: Any) -> None:
+    """Write the trajectories of RUN as files, one each, in a format that others read."""
+    from runoff.runs import export_command
+
+    sys.exit(export_command(**given))
+
+
+@cli.command()
 @_STATES
 def doctor(states: Path | None) -> None:
     """Say what is here, what is missing, and the one next command."""

@@ -100,8 +100,12 @@ class RunDirectory:
         models: Models,
         sandbox: str,
         entrants: Mapping[str, Entrants] | None = None,
+        command: Sequence[str] = (),
     ) -> None:
-        """Write run.toml, or check that the one here says the same. Raises BadRun, in one line."""
+        """Write run.toml, or check that the one here says the same. Raises BadRun, in one line.
+
+        `command`: the words after `runoff` that began it, for whoever wants to type them again.
+        """
         asked = Secrets().redacted(_identity(instances, recipe, models))
         if entrants is not None:
             asked["candidates"] = {name: digest(pool.model_dump_json(), size=8) for name, pool in entrants.items()}
@@ -127,7 +131,9 @@ class RunDirectory:
         ):
             raise BadRun(f"{self.path} is not empty and holds no run; give another --out")
         self.path.mkdir(parents=True, exist_ok=True)
-        about = {"runoff": __version__, "python": platform.python_version(), "sandbox": sandbox}
+        about: dict[str, Any] = {"runoff": __version__, "python": platform.python_version(), "sandbox": sandbox}
+        if command:
+            about |= {"command": Secrets().redacted(list(command)), "folder": str(Path.cwd())}
         write_whole(file, tomli_w.dumps(asked | {"about": about}).encode())
 
     def log(self, instance: str) -> Path:
@@ -156,6 +162,7 @@ class Run:
         entrants: Mapping[str, Entrants] | None = None,
         index: Path | None = None,
         at_once: int | None = None,
+        command: Sequence[str] = (),
     ) -> None:
         """`entrants`, by instance: candidates of others, among which to elect rather than to solve. `index` is the file of
         what is known of repositories (`runoff prepare`); None: nothing."""
@@ -171,7 +178,7 @@ class Run:
         self._price_of, self._index = price_of, index
         self._places = asyncio.Semaphore(at_once or len(instances))
         caps = recipe.budgets or BudgetRecipe()
-        directory.open(instances, recipe, models, sandbox.name, entrants)
+        directory.open(instances, recipe, models, sandbox.name, entrants, command)
         starts = Starts()
         for instance in instances:
             issue = _capped(caps.issue, "issue", within=budget)

@@ -24,7 +24,8 @@ from runoff.bench.sources import Where, instance
 from runoff.commands import ended, options_recipe, prices_of, run_to_end, states
 from runoff.datasets.load import problems as load
 from runoff.datasets.protocol import Problem
-from runoff.instance import Instance
+from runoff.environments import EnvironmentFailed
+from runoff.instance import BadTarget, Instance
 from runoff.models import Answering, roles
 from runoff.run import Result, exit_code
 from runoff.sandbox import images
@@ -116,13 +117,7 @@ async def _prepared(
     async with open_backend(
         options.get("sandbox") or "auto", place, limit=options.get("states_limit"), index_hosts=hosts
     ) as sandbox:
-        few = asyncio.Semaphore(4)
-
-        async def made(problem: Problem) -> Instance:
-            async with few:
-                return await instance(problem, where, sandbox, _say)
-
-        instances = list(await settled(*map(made, problems)))
+        instances = await _sources(problems, where, sandbox)
         layers = await _to_bring(instances, sandbox)
         model = Answering(names, api_base=options.get("api_base"), prices=prices_of(options, names)) if names else None
         prices = {role: model.price_of(name.splitlines()[0]) for role, name in names.items()} if model else {}
@@ -139,6 +134,28 @@ async def _prepared(
         if prefetch:
             await _prefetched(instances, sandbox)
     return instances, foreseen
+
+
+async def _sources(problems: Sequence[Problem], where: Where, sandbox: Sandbox) -> list[Instance]:
+    """Raises BadTarget for those that cannot be had, all at once: nothing is paid yet, and what is missing is for the user."""
+    few = asyncio.Semaphore(4)
+
+    async def made(problem: Problem) -> Instance | str:
+        async with few:
+            try:
+                return await instance(problem, where, sandbox, _say)
+            except (BadTarget, EnvironmentFailed) as error:
+                return str(error)
+
+    found = await settled(*map(made, problems))
+    missing = list(dict.fromkeys(it for it in found if isinstance(it, str)))
+    for line in missing[:10]:
+        _say(line)
+    if missing:
+        raise BadTarget(
+            f"{sum(isinstance(it, str) for it in found)} of {len(found)} instances cannot be had: {missing[0]}"
+        )
+    return [it for it in found if isinstance(it, Instance)]
 
 
 async def _to_bring(instances: Sequence[Instance], sandbox: Sandbox) -> dict[str, int]:

@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Literal
 
+from runoff.datasets.images import forms
 from runoff.datasets.protocol import Built, Problem
 from runoff.instance import BadTarget, Instance
 from runoff.releases import pairs
@@ -66,7 +67,7 @@ async def instance(problem: Problem, where: Where, sandbox: Sandbox, tell: Calla
     )
 
 
-def reference(image: str, registry: str | None = None, here: Iterable[str] = ()) -> str:
+def reference(image: str, registry: str | None = None, here: Container[str] = ()) -> str:
     """An image's name as skopeo takes it: as it is where it says how, the engine's where that has it (`here`), else a registry's.
 
     `registry` takes the place of the host in its name, or comes before a name that has none.
@@ -74,10 +75,10 @@ def reference(image: str, registry: str | None = None, here: Iterable[str] = ())
     transport, _, rest = image.partition(":")
     if transport in TRANSPORTS and (transport != "docker" or rest.startswith("//")):
         return image
-    name, last = image, image.rpartition("/")[2]
-    tagged = name if ":" in last or "@" in last else f"{name}:latest"
-    if tagged in set(here):
-        return f"docker-daemon:{tagged}"
+    names = [name if ":" in name.rpartition("/")[2] or "@" in name else f"{name}:latest" for name in forms(image)]
+    if held := [name for name in names if name in here]:
+        return f"docker-daemon:{held[0]}"
+    tagged = next((name for name in names if "/" in name), names[0])
     if registry:
         host, slash, rest = tagged.partition("/")
         is_host = bool(slash) and ("." in host or ":" in host or host == "localhost")
