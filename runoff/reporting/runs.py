@@ -15,6 +15,7 @@ from pydantic import computed_field
 from runoff.measure import Labels
 from runoff.recipe import Recipe
 from runoff.replay import Stored, asked_for
+from runoff.report import player
 from runoff.reporting.accounts import AGENTS, STAGES, Account, Stage, Took, Unit
 from runoff.reporting.labels import Disagreement, Right, read_grades
 from runoff.sandbox.protocol import Value
@@ -88,7 +89,7 @@ class Point(Value):
     best: float
     """best@k: what the run's own ranking submits of them, without its run-off, is right."""
     drawing: float
-    """Standard error of `best` from having drawn some subsets and not all."""
+    """Standard error of `best` from having drawn some subsets and not all; if anything, too large."""
 
 
 class Curve(Value):
@@ -243,7 +244,7 @@ def read_run(path: Path, letter: str, labels: Labels | None) -> Report:
         name=path.resolve().name,
         path=str(path),
         recipe=recipe.name,
-        models=tuple(sorted({one for model in said["model"].values() for one in str(model).splitlines()})),
+        models=tuple(sorted({player(one) for model in said["model"].values() for one in str(model).splitlines()})),
         trajectories=recipe.trajectories,
         election=election,
         cases=tuple(cases),
@@ -433,11 +434,14 @@ def _curve(told: Mapping[str, _Known], evidence: Mapping[str, Evidence], recipe:
     if most < 2:
         return None
     ks = sorted({k for k in _KS if k <= most} | {most})
-    draws = max(1, min(_DRAWS, _DECIDED // (len(pools) * len(ks))))
+    draws = max(2, min(_DRAWS, _DECIDED // (len(pools) * len(ks))))
+
+    def covered(instance: str, drawn: tuple[str, ...]) -> float:
+        return any(told[instance].members[member] for member in drawn)
 
     def resolved(instance: str, drawn: tuple[str, ...]) -> float:
         known = told[instance]
-        if not any(known.members[member] for member in drawn):
+        if not covered(instance, drawn):
             return 0.0  # whatever is decided, nothing right can come of it
         part = evidence[instance].among({*drawn, *evidence[instance].outside()})
         chosen = rank(part, recipe)
@@ -446,11 +450,13 @@ def _curve(told: Mapping[str, _Known], evidence: Mapping[str, Evidence], recipe:
         proposers = chosen.entry(chosen.chosen).proposers
         return sum(bool(known.labels[one]) for one in proposers) / len(proposers)
 
-    points = []
+    points, members = [], {name: tuple(one.members) for name, one in pools.items()}
     for k in ks:
-        best = resampling.resampled({name: tuple(one.members) for name, one in pools.items()}, k, resolved, draws=draws)
         coverage = scores.coverage([list(one.members.values()) for one in pools.values()], k)
-        points.append(Point(k=k, coverage=coverage, best=best.value, drawing=best.drawing))
+        best, any_right = (resampling.resampled(members, k, rule, draws=draws) for rule in (resolved, covered))
+        # The same subsets tell how lucky they were: what the ranking makes of coverage is estimated, coverage itself is exact.
+        luck = coverage / any_right.value if any_right.value else 0.0
+        points.append(Point(k=k, coverage=coverage, best=best.value * luck, drawing=best.drawing * luck))
     return Curve(instances=len(pools), points=tuple(points))
 
 
