@@ -244,13 +244,6 @@ def read(path: Path, damaged: Callable[[bytes], None] = lambda part: None) -> It
             damaged(part)
 
 
-def busy(path: Path) -> bool:
-    """Whether a process writes this log now. Asks the kernel: trying the lock could refuse it to a run that just begins."""
-    here = f":{path.stat().st_ino}"
-    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    return any("FLOCK" in said and "WRITE" in said and any(word.endswith(here) for word in said) for said in locks)
-
-
 def _lines(data: bytes) -> Iterator[tuple[bool, bytes]]:
     """A log's records as JSON, and what is left of damaged ones, each marked whole or not."""
     begins = [found.start() for found in re.finditer(re.escape(_MARK), data)]
