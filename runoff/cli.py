@@ -412,6 +412,32 @@ def replay(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help='What is right, in place of the runs\' grades: a .jsonl of {"instance_id", "agent" or "candidate", "resolved"}.',
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write it.  [default: report/ in the first RUN]")
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON; write files only if --out is given.")
+def report(**given: Any) -> None:
+    """What became of a RUN, or how several compare: resolved, where instances are lost, what candidates are worth, cost and
+    time by stage, failures, flips.
+
+    \b
+    runoff report runs/verified
+    runoff report runs/codemonkeys runs/r2e-hybrid --out compared
+    runoff report runs/elect-verified --labels labels.jsonl
+
+    Reads the runs' logs, and what is right from the grades that `runoff eval` left in them, or from --labels; opens no answer,
+    asks and executes nothing. Writes report.html, one file that loads nothing, report.json and CSV tables. Runs may be under way.
+    """
+    from runoff.reporting.command import report_command
+
+    sys.exit(report_command(**given))
+
+
+@cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 def verify(**given: Any) -> None:
     """Decide a stored RUN again from its log, compare with what it submitted, and name every file that was read for it."""
