@@ -66,7 +66,9 @@ class _Model:
     async def ask(self, call: Call) -> Reply:
         whole = self._chance.randint(6_000, 14_000)
         self._clock.now += self._chance.uniform(1, 20)
-        used = Usage(input=whole, cached=int(whole * self._chance.uniform(0.4, 0.9)), output=self._chance.randint(200, 2000))
+        used = Usage(
+            input=whole, cached=int(whole * self._chance.uniform(0.4, 0.9)), output=self._chance.randint(200, 2000)
+        )
         cost = self._price * (used.input - 0.9 * used.cached + 5 * used.output) / 1e6
         return Reply(text=f"answer to {call.trajectory} {call.path}", usage=used, cost=cost)
 
@@ -139,16 +141,16 @@ def copied(path: Path, first: str, names: Sequence[str]) -> None:
     for name in names:
         shutil.copyfile(path / "log" / f"{first}.jsonl", path / "log" / f"{name}.jsonl")
         shutil.copytree(path / "views" / first, path / "views" / name)
-    (path / "run.toml").write_text(text.replace("[source]\n", "[source]\n" + "".join(f'{name} = "x"\n' for name in names)))
+    (path / "run.toml").write_text(
+        text.replace("[source]\n", "[source]\n" + "".join(f'{name} = "x"\n' for name in names))
+    )
     grades = [line for line in (path / GRADES).read_text().splitlines(True) if json.loads(line)["instance_id"] == first]
     with (path / GRADES).open("a") as file:
         for name in names:
             file.writelines(line.replace(f'"{first}"', f'"{name}"') for line in grades)
 
 
-async def _play(
-    log: Path, name: str, wanted: Made, recipe: Recipe, model: _Model, chance: random.Random
-) -> Outcome:
+async def _play(log: Path, name: str, wanted: Made, recipe: Recipe, model: _Model, chance: random.Random) -> Outcome:
     world = World(Log(log), name, model, _Sandbox(chance))  # type: ignore[arg-type]
     state = State(layers=("base",))
     ask = Request("openai/gpt-5", Sampling(), Message("user", "an issue " * 40))
@@ -187,7 +189,9 @@ async def _play(
         samples = list[Sample]()
         for n, right in enumerate(wanted.rights, 1):
             test = await trajectory(world, f"testing-{n}", GeneratedTest, testing)
-            edit = await trajectory(world, f"editing-{n}", Candidate, lambda step, n=n, right=right: editing(step, n, right))  # type: ignore[misc]
+            edit = await trajectory(
+                world, f"editing-{n}", Candidate, lambda step, n=n, right=right: editing(step, n, right)
+            )  # type: ignore[misc]
             samples.append(Sample(test=test, edit=edit))
         groups: dict[bytes, list[Candidate]] = {}
         for sample in samples:
