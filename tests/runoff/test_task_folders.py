@@ -17,6 +17,7 @@ from runoff.datasets import answers
 from runoff.datasets.load import problems
 from runoff.datasets.protocol import BadDataset
 from runoff.releases import pairs as releases
+from runoff.sandbox.environments.interpreters import find_python
 from tests.runoff.project import runoff
 
 IN_CI = "xmltodict-0.12.0"
@@ -182,7 +183,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     place = Path(os.environ.get("RUNOFF_CACHE", "/var/cache/runoff")) / "harbor"
     if not (place / "bin" / "harbor").exists():
         uv = [sys.executable, "-m", "uv"]
-        subprocess.run([*uv, "venv", "-q", "--clear", "--python", ">=3.12,<3.14", place], check=True)
+        subprocess.run([*uv, "venv", "-q", "--clear", "--python", find_python("3.12").path, place], check=True)
         subprocess.run([*uv, "pip", "install", "-q", "--python", place, "harbor==0.26.0"], check=True)
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     env |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HARBOR_TELEMETRY": "0"}
