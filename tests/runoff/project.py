@@ -94,5 +94,5 @@ def runoff(
     command = [*before, sys.executable, "-c", "from runoff.cli import main; main()", *map(str, arguments)]
     known = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
     return subprocess.run(
-        command, env=known | dict(env), capture_output=True, text=True, timeout=300, check=False, **how
+        command, env=known | dict(env), capture_output=True, text=True, check=False, **({"timeout": 300} | how)
     )  # type: ignore[call-overload,no-any-return]
