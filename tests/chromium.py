@@ -112,7 +112,9 @@ class Chromium:
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     if not shutil.which("chromium"):
-        pytest.fail("needs Debian's chromium (scripts/test installs it), or leave it out, --without chromium", pytrace=False)
+        pytest.fail(
+            "needs Debian's chromium (scripts/test installs it), or leave it out, --without chromium", pytrace=False
+        )
     opened = Chromium(tmp_path_factory.mktemp("chromium"))
     yield opened
     opened.close()

@@ -66,7 +66,9 @@ class _Model:
     async def ask(self, call: Call) -> Reply:
         whole = self._chance.randint(6_000, 14_000)
         self._clock.now += self._chance.uniform(1, 20)
-        used = Usage(input=whole, cached=int(whole * self._chance.uniform(0.4, 0.9)), output=self._chance.randint(200, 2000))
+        used = Usage(
+            input=whole, cached=int(whole * self._chance.uniform(0.4, 0.9)), output=self._chance.randint(200, 2000)
+        )
         cost = self._price * (used.input - 0.9 * used.cached + 5 * used.output) / 1e6
         return Reply(text=f"answer to {call.trajectory} {call.path}", usage=used, cost=cost)
 
@@ -116,7 +118,8 @@ def store(
     directory.open(list(made.values()), whole, names, "none")
     results, lines = list[Result](), list[Grade]()
     clock = _Clock()
-    with mock.patch("runoff.agent.step.time", clock):
+    quick = mock.patch.multiple("os", fdatasync=lambda file: None, fsync=lambda file: None)  # nobody pulls the plug
+    with mock.patch("runoff.agent.step.time", clock), quick:
         for name, wanted in instances.items():
             if wanted.failed:
                 results.append(Result(instance=name, status="failed", why=wanted.failed))
@@ -127,7 +130,7 @@ def store(
             status = "patch" if selection.chosen else "none"
             results.append(Result(instance=name, status=status, why=selection.reason, outcome=outcome))
             lines += _graded(name, wanted, selection, outcome.samples, submitted_only, gold)
-    write_views(directory, results, "")
+        write_views(directory, results, "")
     if grades:
         (path / GRADES).write_text("".join(line.model_dump_json() + "\n" for line in lines))
     return path
@@ -139,16 +142,16 @@ def copied(path: Path, first: str, names: Sequence[str]) -> None:
     for name in names:
         shutil.copyfile(path / "log" / f"{first}.jsonl", path / "log" / f"{name}.jsonl")
         shutil.copytree(path / "views" / first, path / "views" / name)
-    (path / "run.toml").write_text(text.replace("[source]\n", "[source]\n" + "".join(f'{name} = "x"\n' for name in names)))
+    (path / "run.toml").write_text(
+        text.replace("[source]\n", "[source]\n" + "".join(f'{name} = "x"\n' for name in names))
+    )
     grades = [line for line in (path / GRADES).read_text().splitlines(True) if json.loads(line)["instance_id"] == first]
     with (path / GRADES).open("a") as file:
         for name in names:
             file.writelines(line.replace(f'"{first}"', f'"{name}"') for line in grades)
 
 
-async def _play(
-    log: Path, name: str, wanted: Made, recipe: Recipe, model: _Model, chance: random.Random
-) -> Outcome:
+async def _play(log: Path, name: str, wanted: Made, recipe: Recipe, model: _Model, chance: random.Random) -> Outcome:
     world = World(Log(log), name, model, _Sandbox(chance))  # type: ignore[arg-type]
     state = State(layers=("base",))
     ask = Request("openai/gpt-5", Sampling(), Message("user", "an issue " * 40))
@@ -187,7 +190,9 @@ async def _play(
         samples = list[Sample]()
         for n, right in enumerate(wanted.rights, 1):
             test = await trajectory(world, f"testing-{n}", GeneratedTest, testing)
-            edit = await trajectory(world, f"editing-{n}", Candidate, lambda step, n=n, right=right: editing(step, n, right))  # type: ignore[misc]
+            edit = await trajectory(
+                world, f"editing-{n}", Candidate, lambda step, n=n, right=right: editing(step, n, right)
+            )  # type: ignore[misc]
             samples.append(Sample(test=test, edit=edit))
         groups: dict[bytes, list[Candidate]] = {}
         for sample in samples:
