@@ -7,6 +7,7 @@ import csv
 import io
 import itertools
 import json
+import os
 import resource
 import shutil
 import time
@@ -475,3 +476,52 @@ def test_labels_do_not_lie_on_each_other(ends: list[float]) -> None:
     heights = sorted(line.label for line in lines)
     assert all(after - before >= 15 - 1e-6 for before, after in itertools.pairwise(heights))
     assert heights[-1] <= 300 + 1e-6
+
+
+def test_the_instances_of_a_run_are_listed_and_one_with_its_trajectories(kept: Path) -> None:
+    done = runoff("show", kept)
+    assert done.returncode == 0, done.stderr
+    heading, *rows = done.stdout.splitlines()
+    assert [row.split()[0] for row in rows] == sorted(TRUTH)
+    assert heading.split()[:3] == ["instance", "ended", "of"]
+    one = runoff("show", kept, "c-*").stdout
+    assert "a-resolved" not in one
+    assert "no right candidate" in one
+    assert "editing-2" in one, "of one alone, its trajectories"
+    (said,) = json.loads(runoff("show", kept, "c-no-right", "--json").stdout)
+    log = Log(kept / "log" / "c-no-right.jsonl")
+    assert {unit["name"] for unit in said["units"]} == {*log.ended, "votes"}
+    assert sum(unit["took"]["calls"]["cost"] for unit in said["units"]) == pytest.approx(said["took"]["calls"]["cost"])
+    none = runoff("show", kept, "zzz")
+    assert (none.returncode, len(none.stderr.splitlines())) == (2, 1)
+
+
+def test_the_runs_below_a_directory_are_listed_with_their_state(kept: Path, tmp_path: Path) -> None:
+    """Running is whose logs a process has locked; damaged is what nobody has set aside yet."""
+    names = ("ended", "running", "stopped", "flipped", "mended", "no-toml")
+    places = {name: Path(shutil.copytree(kept, tmp_path / "runs" / "deeper" / name)) for name in names}
+    for place in places.values():
+        view = place / "views" / "f-infrastructure" / "selection.json"
+        view.write_text(view.read_text().replace('"failed"', '"none"'))
+    (places["stopped"] / "views" / "a-resolved" / "selection.json").unlink()
+    for name in ("flipped", "mended"):
+        log = places[name] / "log" / "a-resolved.jsonl"
+        data = bytearray(log.read_bytes())
+        data[len(data) // 2] ^= 1
+        log.write_bytes(data)
+    asyncio.run(Log(places["mended"] / "log" / "a-resolved.jsonl").close())
+    (places["no-toml"] / "run.toml").write_bytes(b"\xff")
+    running = Log(places["running"] / "log" / "a-resolved.jsonl")
+    try:
+        done = runoff("ls", tmp_path, "--json")
+    finally:
+        asyncio.run(running.close())
+    found = {Path(one["path"]).name: one for one in json.loads(done.stdout)}
+    states = {name: one["state"] for name, one in found.items()}
+    assert states == dict(zip(names, ("ended", "running", "stopped", "damaged", "ended", "damaged"), strict=True))
+    assert found["running"]["what"] == f"process {os.getpid()}"
+    assert (found["stopped"]["ended"], found["stopped"]["instances"]) == (6, 7)
+    text = runoff("ls", tmp_path).stdout
+    assert "damaged (1 piece of logs)" in text
+    assert "6 of 7" in text
+    assert runoff("ls", tmp_path / "nowhere").returncode == 2
