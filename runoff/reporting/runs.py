@@ -295,7 +295,10 @@ def _read(
         decided = not ("selector" in said["model"] and selection.reason.startswith("ranked: "))
     else:  # nobody proposed anything, or it is not that far, or the run is of before evidence was kept
         selection, decided = view.selection, False
-    members = evidence.members() if "candidates" in said and evidence else _trajectories(units)
+    if "candidates" in said:  # an election: who writes tests there proposes nothing
+        members = evidence.members() if evidence else []
+    else:
+        members = _trajectories(units)
     known = _labelled(name, selection, evidence, account.patches, right, members)
     case = _case(name, view, selection, known, right, decided, account.context)
     update = {

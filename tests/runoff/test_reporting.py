@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import re
 import resource
 import shutil
 import time
@@ -332,16 +333,18 @@ def test_a_run_of_before_models_times_were_kept_says_so(run: Path) -> None:
     assert any("before it was recorded how long models take" in note for note in report.notes)
 
 
-@pytest.mark.parametrize("damage", ["absent", "text", "empty"])
-def test_what_is_no_run_is_one_line(damage: str, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    if damage != "absent":
-        (run / "run.toml").write_text({"text": "= no TOML", "empty": ""}[damage])
-    done = runoff("report", run)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert str(run) in done.stderr
+@pytest.mark.parametrize("said", [None, "= no TOML", "", "source = 3\nrecipe = {}\nmodel = {}"])
+def test_what_is_no_run_is_refused_by_its_name(said: str | None, tmp_path: Path) -> None:
+    if said is not None:
+        (tmp_path / "run.toml").write_text(said)
+    with pytest.raises(BadRun, match=re.escape(str(tmp_path))):
+        read(tmp_path)
+
+
+def test_a_user_is_told_in_one_line(tmp_path: Path) -> None:
+    done = runoff("report", tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert str(tmp_path) in done.stderr
 
 
 def test_a_run_is_not_compared_with_itself(kept: Path) -> None:
