@@ -439,6 +439,33 @@ def report(**given: Any) -> None:
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.argument("instances", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON, with every trajectory.")
+def show(**given: Any) -> None:
+    """List what became of the instances of RUN: candidates, votes, what was chosen, cost. INSTANCES are ids or globs.
+
+    \b
+    runoff show runs/verified
+    runoff show runs/verified 'django__*'
+    runoff show runs/verified django__django-11099     its trajectories too
+    """
+    from runoff.reporting.listing import show_command
+
+    sys.exit(show_command(**given))
+
+
+@cli.command()
+@click.argument("folder", default="runs", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
+def ls(**given: Any) -> None:
+    """List the runs below FOLDER (runs/ if not given), the latest first: running, ended, stopped or damaged."""
+    from runoff.reporting.listing import ls_command
+
+    sys.exit(ls_command(**given))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
 def verify(**given: Any) -> None:
     """Decide a stored RUN again from its log, compare with what it submitted, and name every file that was read for it."""
     from runoff.replay import verify_command
