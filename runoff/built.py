@@ -1,6 +1,6 @@
 """Finds what a setup made of the repository's files. Not imported: its text is given to `python -c` inside the sandbox.
 
-Prints JSON: {"copies": tracked files of which an equal copy lies in the virtual environment, "binaries": whether
+Prints JSON: {"copies": tracked files of which an equal copy lies in the interpreter's environment, "binaries": whether
 something compiled lies in the tree or beside those copies,
 "installed": the interpreter and what can be imported, "language": what generated tests are to be written in}. Any Python ≥ 3.6.
 """
@@ -22,7 +22,7 @@ def main():
     for path in tracked:
         by_name.setdefault(os.path.basename(path), []).append(path)
     copies, beside = set(), set()
-    for folder, folders, names in os.walk(b"/env"):
+    for folder, folders, names in os.walk(os.fsencode(sys.prefix) if sys.prefix != "/usr" else b"/usr/local"):
         folders[:] = [
             name for name in folders if not name.endswith((b".dist-info", b".egg-info"))
         ]  # says what, runs nothing

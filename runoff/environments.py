@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -13,13 +14,18 @@ from runoff.agent.step import Run, World
 from runoff.instance import Instance, environment_spec, open_source
 from runoff.sandbox.environments import builder, interpreters
 from runoff.sandbox.environments.builder import EnvironmentFailed
-from runoff.sandbox.protocol import REPO, Base, Limits, Sandbox, State
+from runoff.sandbox.protocol import REPO, Base, Image, Limits, Sandbox, State
 
 __all__ = ["EnvironmentFailed", "build", "fetch_sdist"]
 
 
 async def build(world: World, instance: Instance, tell: Callable[[str], None] = lambda text: None) -> Environment:
-    """The environment of an instance: found by the key of all that made it, or built. Raises EnvironmentFailed."""
+    """The environment of an instance: found by the key of all that made it, or built, or an image's own.
+
+    Raises EnvironmentFailed; Refused for an image that cannot be had or used.
+    """
+    if instance.image:
+        return await _of_image(world, instance, tell)
     spec, source = environment_spec(instance), open_source(instance)
     try:
         layers = await builder.build(world.sandbox, spec, source, tell)
@@ -38,6 +44,37 @@ async def build(world: World, instance: Instance, tell: Callable[[str], None] = 
     build_again = instance.build or instance.setup or ("npm run --if-present prepare" if is_node else None)
     environment = Environment(state=state, pristine=layers.pristine, test=test, build=build_again, env=env)
     return environment.model_copy(update=await _built(world, environment))
+
+
+async def _of_image(world: World, instance: Instance, tell: Callable[[str], None]) -> Environment:
+    """As whoever made the image installed it: what is there is the base, as it is for the harness that grades it."""
+    sandbox, name = world.sandbox, f"environment of {instance.image} {instance.workdir}"
+    state = sandbox.named(name)
+    async with sandbox.alone(name):
+        if state is None and (state := sandbox.named(name)) is None:
+            tell("bringing in the image")
+            state = await sandbox.base(Image(reference=instance.image or ""))
+            if instance.workdir != REPO:
+                place = shlex.quote(instance.workdir)
+                moved = f"cp -a {place}/. . && rm -rf {place} && ln -s {REPO} {place}"
+                state = await builder.setup(sandbox, state, moved, "moving the repository", network=False)
+            state = await builder.settled(sandbox, state)
+            sandbox.keep(name, state)
+    world.note(f"environment {state.digest}", state)
+    test = "python -m pytest" if instance.test is None else instance.test or None
+    env = await _activated(world, state)
+    environment = Environment(state=state, pristine=state, test=test, build=instance.build or instance.setup, env=env)
+    return environment.model_copy(update=await _built(world, environment))
+
+
+async def _activated(world: World, state: State) -> dict[str, str]:
+    """What activating an image's environment sets: SWE-bench's images have one of conda's, called testbed."""
+    script = """[ -e /opt/miniconda3/envs/testbed ] && [ -r /opt/miniconda3/bin/activate ] || exit 0
+before=$(env | sort); . /opt/miniconda3/bin/activate testbed >/dev/null 2>&1 || exit 0
+env | sort | grep -E '^(PATH|CONDA_[A-Z_0-9]*|LD_LIBRARY_PATH)='"""
+    done = await world.execute(Run(state=state, argv=("bash", "-c", script), cwd="/"))
+    pairs = (line.partition("=") for line in done.stdout.decode("utf-8", "replace").splitlines())
+    return {name: value for name, _, value in pairs if name and "\0" not in value}
 
 
 async def fetch_sdist(sandbox: Sandbox, project: str, version: str) -> bytes:
@@ -76,9 +113,11 @@ async def _runs_from_tree(world: World, state: State) -> bool:
 async def _built(world: World, environment: Environment) -> dict[str, Any]:
     """What the setup made of the repository's files, what it installed, and the language to test it in."""
     script = files("runoff").joinpath("built.py").read_text()
-    done = await world.execute(
-        Run(state=environment.state, argv=("python", "-c", script), limits=Limits(seconds=300, output=8 << 20))
-    )
+    env = {
+        name: value for name, value in environment.env.items() if name != "PYTHONPATH"
+    }  # nothing of the tree's runs here
+    limits = Limits(seconds=300, output=8 << 20)
+    done = await world.execute(Run(state=environment.state, argv=("python", "-c", script), env=env, limits=limits))
     try:
         said = cast("dict[str, object]", json.loads(done.stdout.decode("utf-8", "surrogateescape")))
     except ValueError:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runoff.sandbox.environments.builder import Contents, EnvironmentSpec, Source
 from runoff.sandbox.environments.dependencies import LARGEST, deciding
-from runoff.sandbox.protocol import Value
+from runoff.sandbox.protocol import REPO, Value
 
 
 class BadTarget(Exception):
@@ -22,8 +22,12 @@ class BadTarget(Exception):
 
 class Instance(Value):
     id: str
-    source: str
-    """The repository: a path of this machine."""
+    source: str = ""
+    """The repository: a path of this machine; empty where an image holds it."""
+    image: str | None = None
+    """The OCI image that holds the repository, installed, as skopeo names it (`docker://…`); None: it is built."""
+    workdir: str = REPO
+    """Where the image holds it."""
     statement: str
     commit: str | None = None
     """The base commit; None for an unpacked source tree, which has no history."""

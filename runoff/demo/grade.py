@@ -1,7 +1,6 @@
 """The grading process of the demo: the only one that opens a hidden check. Run as `python -m runoff.demo.grade`.
 
-Standard input: {"pair", "states", "sandbox", "source", "patches": {id: patch}} as JSON, and "pairs" where the pair lies in
-another folder than the demo's; standard output: {id: whether it is fixed}.
+Standard input: {"pair", "states", "sandbox", "source", "patches": {id: patch}} as JSON; standard output: {id: whether it is fixed}.
 """
 
 from __future__ import annotations
@@ -17,20 +16,19 @@ from runoff import environments
 from runoff.agent.environment import BuildFailed, patched
 from runoff.agent.log import Log
 from runoff.agent.step import World
-from runoff.demo.pairs import HERE, pair
 from runoff.instance import local_instance
+from runoff.releases.pairs import answer, pair
 from runoff.sandbox.backends import open_backend
 from runoff.sandbox.protocol import REPO, Limits, Refused
 
-_CHECKS = {"check.py": ("python", "/tmp/check.py"), "check.js": ("node", "/tmp/check.js", REPO)}
+_CHECKS = {"check.py": ("python", "/tmp/check.py", REPO), "check.js": ("node", "/tmp/check.js", REPO)}
 """A check's file and the command that runs it: exit code 0 only where all is fixed."""
 
 
 async def grade(request: dict[str, Any]) -> dict[str, bool]:
     """Whether the hidden check passes on each patch, each on a fresh copy of the environment."""
-    place = Path(request.get("pairs", HERE))
-    wanted = pair(request["pair"], place)
-    (check,) = (place / wanted.id / "answer").glob("check.*")
+    wanted = pair(request["pair"])
+    (check,) = answer(wanted.id).glob("check.*")
     command = _CHECKS[check.name]
     instance, _ = local_instance(Path(request["source"]), wanted.statement, setup=wanted.setup, test=wanted.test)
     results: dict[str, bool] = {}

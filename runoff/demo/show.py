@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ import click
 from runoff.agent.protocol import ModelMisconfigured
 from runoff.agent.step import settled
 from runoff.commands import first_line, options_recipe, run_to_end, states
-from runoff.demo.pairs import ANSWERS, Pair, instance, pairs
 from runoff.instance import Instance
 from runoff.models import Answering, roles
+from runoff.releases.pairs import Pair, instance, pairs
 from runoff.run import Result, Run, exit_code
 from runoff.sandbox.backends import open_backend
 from runoff.selection.protocol import Cell
 from runoff.visible import shown
 
+ANSWERS = Path(str(files("runoff.demo"))) / "answers"
 RECORDED = "The model's answers are recorded: this demonstrates the machine, it is no resolve rate. All else happened here, now."
 _SIGNS: Mapping[Cell, str] = {"pass": "✓", "fail": "✗", "could not tell": "?"}
 
@@ -83,7 +85,7 @@ def _say(text: str) -> None:
 
 
 def _wanted(only: Sequence[str]) -> list[Pair]:
-    known = {one.id: one for one in pairs()}
+    known = {one.id: one for one in pairs({file.stem for file in ANSWERS.glob("*.jsonl")})}
     if missing := [name for name in only if name not in known]:
         raise click.UsageError(f"no issue {missing[0]}; there are {', '.join(known)}")
     return [known[name] for name in only or known]

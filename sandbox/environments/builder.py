@@ -38,12 +38,14 @@ _GIT = (
     "git -c core.hooksPath=/dev/null -c core.logAllRefUpdates=false -c user.name=runoff -c user.email=runoff@localhost "
     "-c commit.gpgSign=false"
 )
-_FINISH = f"""
-/env/bin/python -m compileall -q /env . >/dev/null 2>&1 || true
+_BEGIN = "git -c init.defaultBranch=main init -q .\n"
+_COMMIT = f"""
 git ls-files --others --exclude-standard --directory | sed 's|^|/|' >>.git/info/exclude
 git diff --quiet || {_GIT} commit -q --no-verify --all -m 'what the setup changed'
 """
-"""Bytecode is compiled once for all; what is left in the tree by then, or was changed there, is no part of any diff."""
+"""What is left in the tree by then, or was changed there, is no part of any diff."""
+_FINISH = f"/env/bin/python -m compileall -q /env . >/dev/null 2>&1 || true{_COMMIT}"
+"""Bytecode is compiled once for all."""
 
 
 class EnvironmentFailed(SandboxError):
@@ -141,6 +143,16 @@ async def build(
         sandbox.keep(f"pristine {key}", pristine)
         sandbox.keep(f"environment {key}", installed)
     return Layers(pristine=pristine, installed=installed)
+
+
+async def settled(sandbox: Sandbox, state: State) -> State:
+    """An image's repository as a base: nothing after its commit can be read, and what its work tree has beside that is the base's.
+
+    A tree without a repository becomes one. Raises Refused for a history that cannot be sealed.
+    """
+    begin = f"[ -e .git ] || {{ {_BEGIN}git add -A --force . && {_GIT} commit -q --allow-empty -m 'the source tree'; }}"
+    state = await setup(sandbox, state, begin, "making a repository of the image's tree", network=False)
+    return await setup(sandbox, await sealed(sandbox, state), _COMMIT, "finishing", network=False)
 
 
 async def setup(
@@ -303,7 +315,7 @@ async def _dependencies(sandbox: Sandbox, base: State, wanted: _Wanted, key: str
 async def _bring_in(sandbox: Sandbox, state: State, source: Contents, *, npm: bool) -> State:
     """The repository at REPO: with the history before the base commit, or with one commit made of a source tree."""
     hidden = "mkdir -p .git/info\necho /node_modules >>.git/info/exclude\n" if npm else ""
-    begin = f"git -c init.defaultBranch=main init -q .\n{hidden}"
+    begin = f"{_BEGIN}{hidden}"
     if source.pack:
         state = await setup(sandbox, state, begin, "making a repository", network=False)
         state = await sandbox.write(state, {f"{REPO}/.git/shallow": source.shallow.encode()} if source.shallow else {})

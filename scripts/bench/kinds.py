@@ -8,7 +8,7 @@ for however long it takes, and the same command goes on where it was stopped. Th
 model verifies, and one candidate needs no run-off, so every model call is the trajectory's. The answers are kept in
 DIR/KIND/TARGET.jsonl and what they came to in DIR/KIND/results.json; --replay plays them again without a model.
 
-Release pairs are those of the demo and of tests/runoff/pairs. Instances are rows of --instances whose repositories lie in
+Release pairs are those of runoff.releases. Instances are rows of --instances whose repositories lie in
 --repositories (DIR/owner+name/repo, git directories); only the grading process is told where --answers lie, and the test files of
 the row are written over the candidate's there. Which rows: `chosen` draws one of each repository among those that
 can be executed, by a seed, from nothing but the ids.
@@ -32,16 +32,15 @@ from runoff.agent.budget import Budget
 from runoff.agent.client import LiteLLM
 from runoff.agent.doubles import Recorded, Recording
 from runoff.agent.protocol import Model
-from runoff.demo import pairs as demo
 from runoff.instance import Instance, local_instance
 from runoff.pipeline import Outcome
 from runoff.recipe import Recipe, load_recipe
+from runoff.releases import pairs as releases
 from runoff.run import Run, RunDirectory
 from runoff.sandbox.backends import open_backend
 from runoff.sandbox.protocol import Sandbox
 
 HERE = Path(__file__).resolve().parents[2]
-PAIRS = (HERE / "tests" / "runoff" / "pairs", demo.HERE)
 KINDS = ("pair", "shell", "tools")
 PATIENCE = 30 * 86400.0
 """Seconds that an answer is waited for."""
@@ -95,12 +94,11 @@ def chosen(rows: Sequence[dict[str, Any]], repositories: Sequence[str], seed: in
 
 
 async def pair_target(sandbox: Sandbox, name: str, states: Path) -> Target:
-    place = next((place for place in PAIRS if (place / name / "pair.toml").is_file()), None)
-    if place is None:
-        known = sorted(one.id for place in PAIRS for one in demo.pairs(place))
+    known = {one.id: one for one in releases.pairs()}
+    if name not in known:
         sys.exit(f"kinds: no release pair {name}; there are {', '.join(known)}")
-    instance = await demo.instance(sandbox, demo.pair(name, place), states.parent / "sources", _say)
-    request = {"pair": name, "pairs": str(place), "source": instance.source}
+    instance = await releases.instance(sandbox, known[name], states.parent / "sources", _say)
+    request = {"pair": name, "source": instance.source}
     return Target(name, instance, [sys.executable, "-m", "runoff.demo.grade"], request)
 
 

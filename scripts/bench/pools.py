@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kinds import HERE, PATIENCE, Target, graded, pair_target
+from kinds import PATIENCE, Target, graded, pair_target
 
 from runoff.agent.budget import Budget
 from runoff.agent.client import LiteLLM
@@ -29,12 +29,12 @@ from runoff.agent.doubles import Recorded, Recording, Scripted
 from runoff.agent.protocol import Model
 from runoff.pipeline import Entrants
 from runoff.recipe import Recipe, load_recipe
+from runoff.releases.pairs import answer, pairs
 from runoff.run import BadRun, Run, RunDirectory
 from runoff.sandbox.backends import open_backend
 from runoff.sandbox.protocol import Sandbox
 from runoff.selection.protocol import Candidate, Selection
 
-POOLS = HERE / "tests" / "runoff" / "pools"
 _SETTINGS = (
     "name=pools",
     "trajectories=1",
@@ -64,7 +64,7 @@ def recipe() -> Recipe:
 
 
 def entrants(pair: str) -> Entrants:
-    files = sorted((POOLS / pair).glob("*.diff"))
+    files = sorted(answer(pair).glob("*.diff"))
     random.Random(f"pools {pair}").shuffle(files)
     names = {f"candidate-{n}": file for n, file in enumerate(files, 1)}
     candidates = tuple(Candidate(id=name, patch=file.read_bytes()) for name, file in names.items())
@@ -111,7 +111,7 @@ async def row(target: Target, options: argparse.Namespace, sandbox: Sandbox) -> 
 async def main(options: argparse.Namespace) -> int:
     rows = []
     async with open_backend("auto", options.states) as sandbox:
-        for name in options.pair or sorted(path.name for path in POOLS.iterdir() if path.is_dir()):
+        for name in options.pair or [one.id for one in pairs()]:
             target = await pair_target(sandbox, name, options.states)
             rows.append(await row(target, options, sandbox))
             print(table(rows[-1:]), file=sys.stderr, flush=True)
@@ -135,7 +135,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="pools", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pair", nargs="*", default=[], metavar="ID", help="all of tests/runoff/pools")
+    parser.add_argument("--pair", nargs="*", default=[], metavar="ID", help="all of them")
     parser.add_argument("--api-base", metavar="URL")
     parser.add_argument("--record", type=Path, metavar="DIR")
     parser.add_argument("--replay", type=Path, metavar="DIR")

@@ -11,8 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from runoff.demo.pairs import HERE, pairs
+from runoff.demo.show import ANSWERS
+from runoff.releases import pairs as releases
+from runoff.releases.pairs import Pair
 from tests.runoff.project import runoff
+
+
+def pairs() -> list[Pair]:
+    return releases.pairs({file.stem for file in ANSWERS.glob("*.jsonl")})
+
 
 _WATCHED = """
 import os, sys
@@ -100,8 +107,9 @@ def test_a_check_fails_on_the_release_as_it_is(
 
 
 def test_statements_hold_nothing_of_their_answers() -> None:
-    for one in pairs():
-        check = (HERE / one.id / "answer" / "check.py").read_text()
+    for one in releases.pairs():
+        (file,) = releases.answer(one.id).glob("check.*")
+        check = file.read_text()
         shared = {line.strip() for line in check.splitlines() if len(line.strip()) > 40} & {
             line.strip() for line in one.statement.splitlines()
         }

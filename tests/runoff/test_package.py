@@ -35,7 +35,11 @@ def test_the_source_distribution_and_the_wheel_hold_all_packages_prompts_and_ans
     wanted |= {
         "runoff/report.html.j2",
         "runoff/demo/answers/markdown-3.3.6.jsonl",
-        "runoff/demo/markdown-3.3.6/answer/check.py",
+    }
+    wanted |= {
+        f"runoff/releases/{path.relative_to(ROOT / 'runoff' / 'releases')}"
+        for path in (ROOT / "runoff" / "releases").glob("*/**/*")
+        if path.is_file() and "__pycache__" not in path.parts
     }
     assert wanted <= names, wanted - names
     assert not [name for name in names if name.startswith(("agent/", "sandbox/", "selection/", "tests/"))]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from runoff.releases.pairs import answer, pairs
+
 HERE = Path(__file__).parent
 POOLS = HERE / "pools"
 RESULTS: dict[str, str] = {
@@ -33,6 +35,8 @@ def test_recorded_answers_come_to_the_choice_they_came_to(
 
 
 def test_every_pool_holds_a_right_patch_and_wrong_ones() -> None:
+    assert len(pairs()) >= 23
+    for one in pairs():
+        assert {file.stem for file in answer(one.id).glob("*.diff")} == {"good", "bad1", "bad2"}
     for pool in filter(Path.is_dir, POOLS.iterdir()):
-        assert {file.stem for file in pool.glob("*.diff")} == {"good", "bad1", "bad2"}
         assert (pool / "result.json").exists() == any(pool.glob("*.jsonl"))
