@@ -15,10 +15,10 @@ from runoff import environments
 from runoff.agent.environment import Environment, last_lines
 from runoff.agent.log import Log
 from runoff.agent.step import World
+from runoff.bench.sources import Where, instance
 from runoff.datasets.protocol import Answer, Problem
 from runoff.grading import reading, script
 from runoff.grading.reading import Verdict
-from runoff.grading.sources import Sources
 from runoff.sandbox.protocol import Execution, Image, Limits, Raw, Refused, Sandbox, SandboxLost, State, Value
 
 _APPLYING = Limits(seconds=300, file_size=1 << 40)
@@ -44,21 +44,19 @@ class Prepared(Value):
 
 
 async def prepare(
-    sandbox: Sandbox, problem: Problem, answer: Answer, sources: Sources, tell: Callable[[str], None]
+    sandbox: Sandbox, problem: Problem, answer: Answer, where: Where, tell: Callable[[str], None]
 ) -> Prepared:
-    """Raises SandboxError where there is no environment: nobody's verdict."""
+    """Raises SandboxError or BadTarget where there is no environment: nobody's verdict."""
     from swebench.harness.run_evaluation import GIT_APPLY_CMDS
 
-    environment, env = None, dict[str, str]()
-    if problem.image:
-        state = await sandbox.base(Image(reference=await sources.image(problem.image)))
-        env = {"HOME": "/root"}
+    made, environment = await instance(problem, where, sandbox, tell), None
+    if made.image:  # as it is: what prepares it for those who solve is not there for the harness either
+        state, env = await sandbox.base(Image(reference=made.image)), {"HOME": "/root"}
     else:
-        instance = await sources.instance(sandbox, problem, tell)
         with tempfile.TemporaryDirectory() as folder:
             world = World(Log(Path(folder) / "environment.jsonl"), problem.id, _nobody, sandbox)
             try:
-                environment = await environments.build(world, instance, tell)
+                environment = await environments.build(world, made, tell)
             finally:
                 await world.close()
         state, env = environment.state, environment.env
@@ -84,7 +82,7 @@ async def grade(
         return wrong(f"does not apply: {last_lines(done.text)}")
     state = done.after
     of = prepared.environment
-    if of and not answer.eval_script and of.needs_build(patch):
+    if of and of.needs_build(patch):
         build = ("sh", "-ec", of.build or "true")
         done = _ended(await sandbox.execute(state, build, Limits(seconds=900), env=env, cwd=cwd))
         took += done.seconds
@@ -109,8 +107,7 @@ async def _rewarded(
     sandbox: Sandbox, problem: Problem, answer: Answer, state: State, limits: Limits, took: float
 ) -> Graded:
     """A Harbor task: its tests come in now, and leave a reward."""
-    folder = Path(answer.tests)
-    files = {f"/tests/{file.relative_to(folder)}": file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    files = await asyncio.to_thread(_files, Path(answer.tests))
     state = await sandbox.write(state, {**files, f"{_REWARDS}/.made": b""})
     argv = ("/bin/bash", "/tests/test.sh")
     done = _ended(await sandbox.execute(state, argv, limits, cwd=problem.workdir))
@@ -124,6 +121,10 @@ async def _rewarded(
         else:
             why = "" if reward >= 1 else f"its tests give a reward of {reward:g}: {last_lines(done.text)}"
     return Graded(verdict=Verdict(resolved=not why, why=why), seconds=took)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {f"/tests/{file.relative_to(folder)}": file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def _stopped(done: Execution, seconds: float) -> str:

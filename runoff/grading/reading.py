@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,9 @@ class Verdict(Value):
 
 def check() -> None:
     """Raises SandboxUnavailable where the package is not installed."""
-    try:
-        import swebench.harness.run_evaluation  # noqa: F401
-    except ImportError as error:
-        raise SandboxUnavailable(
-            f"the swebench package, which says what tests say, cannot be imported ({error})",
-            "pip install 'runoff[bench]'",
-        ) from None
+    if not find_spec("swebench"):
+        what = "the swebench package, which says what tests say, is not installed"
+        raise SandboxUnavailable(what, "pip install 'runoff[bench]'")
 
 
 def row(problem: Problem, answer: Answer) -> dict[str, Any]:
@@ -84,7 +81,9 @@ def _concluded(answer: Answer, said: Mapping[str, Any], found: Mapping[str, str]
         why = "the tests did not run to their end, or say otherwise than their exit code"
         return Verdict(resolved=False, why=f"{why}{f' ({reason})' if reason else ''}", tests=tests)
     fails = {what: len(of["failure"]) for what, of in said["tests_status"].items() if of["failure"]}
-    lost = [f"{count} of {len(expected)} {what} fail" for what, expected in _expected(answer) if (count := fails.get(what))]
+    lost = [
+        f"{count} of {len(expected)} {what} fail" for what, expected in _expected(answer) if (count := fails.get(what))
+    ]
     return Verdict(resolved=False, why="; ".join(lost) or "no test that must pass is said to pass", tests=tests)
 
 

@@ -23,12 +23,13 @@ class Key(NamedTuple):
 
     instance: str
     candidate: str
+    model: str
     patch: str
     grader: Grader
 
 
 def key(grade: Grade) -> Key:
-    return Key(grade.instance_id, grade.candidate, grade.patch, grade.grader)
+    return Key(grade.instance_id, grade.candidate, grade.model, grade.patch, grade.grader)
 
 
 def name_of(patch: Raw) -> str:

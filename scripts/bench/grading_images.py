@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from uv import find_uv_bin
+
+from runoff.agent.patches import patched_paths
 
 PYTHONS = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
 ENVIRONMENT = "/opt/miniconda3/envs/testbed"
@@ -41,8 +44,45 @@ def build(row: Mapping[str, Any], tree: Path, rootfs: Path) -> str:
             told.append("ENV PYTHONPATH=/testbed")
         if install := row["environment"]["install"]:
             told.append(f"RUN {_TRUST} && . /opt/miniconda3/bin/activate && conda activate testbed && {install}")
-        _build(image, below, ["WORKDIR /testbed", "COPY repository /testbed", *told], {"repository": tree})
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder, "repository")
+            shutil.copytree(tree, whole, symlinks=True)
+            if (lent := whole / ".git" / "objects" / "info" / "alternates").exists():
+                subprocess.run(["git", "-C", whole, "repack", "-q", "-a", "-d"], check=True)
+                lent.unlink()
+            _build(image, below, ["WORKDIR /testbed", "COPY repository /testbed", *told], {"repository": whole})
     return image
+
+
+def row(row: Mapping[str, Any], answer: Mapping[str, Any], image: str) -> dict[str, Any]:
+    """The row with its answer and its image, and an evaluation script of the shape that SWE-bench's have."""
+    files = patched_paths(answer["test_patch"].encode())
+    at_base = set(re.findall(r"^--- a/(.+?)(?:\t.*)?$", answer["test_patch"], re.MULTILINE))
+    reset = f"git checkout {row['base_commit']} {shlex.join(path for path in files if path in at_base)}"
+    new = [path for path in files if path not in at_base]
+    script = f"""#!/bin/bash
+set -uxo pipefail
+source /opt/miniconda3/bin/activate
+conda activate testbed
+cd /testbed
+git config --global --add safe.directory /testbed
+git status
+git show
+git -c core.fileMode=false diff {row["base_commit"]}
+{reset if at_base else ":"}
+{f"rm -f {shlex.join(new)}" if new else ":"}
+git apply -v - <<'EOF_114329324912'
+{answer["test_patch"].rstrip(chr(10))}
+EOF_114329324912
+: '>>>>> Start Test Output'
+{answer["test_command"]}
+: '>>>>> End Test Output'
+{reset if at_base else ":"}
+"""
+    known = {name: answer[name] for name in ("patch", "test_patch", "FAIL_TO_PASS", "PASS_TO_PASS", "log_parser")}
+    of_row = ("instance_id", "repo", "base_commit", "version", "problem_statement")
+    told = {"image": image, "eval_type": "pass_and_fail", "eval_script": script}
+    return {name: row[name] for name in of_row} | known | told
 
 
 def _environment(environment: Mapping[str, Any], rootfs: Path) -> str:
@@ -72,8 +112,9 @@ def _python(version: str, rootfs: Path) -> str:
             tar = subprocess.Popen(["tar", "-C", rootfs, "-c", "."], stdout=subprocess.PIPE)
             subprocess.run(["docker", "import", "-", base], stdin=tar.stdout, check=True, stdout=subprocess.DEVNULL)
         at = PYTHONS / version
-        lines = [f"COPY certificates {_CERTIFICATES}", f"COPY python {at}"]
-        _build(image, base, lines, {"python": at, "certificates": _CERTIFICATES})
+        lines = [f"COPY certificates {_CERTIFICATES}", "COPY patch /usr/bin/patch", f"COPY python {at}"]
+        patch = Path(shutil.which("patch") or "patch")
+        _build(image, base, lines, {"python": at, "certificates": _CERTIFICATES, "patch": patch})
     return image
 
 
@@ -83,7 +124,9 @@ def _build(image: str, below: str, lines: Iterable[str], context: Mapping[str, P
             if isinstance(source, str):
                 Path(folder, what).write_text(source)
             elif source.is_dir():
-                leave = shutil.ignore_patterns("__pycache__", "site-packages", "test", "*.a") if what == "python" else None
+                leave = (
+                    shutil.ignore_patterns("__pycache__", "site-packages", "test", "*.a") if what == "python" else None
+                )
                 shutil.copytree(source, Path(folder, what), symlinks=True, ignore=leave)
             else:
                 shutil.copy(source, Path(folder, what))
