@@ -11,6 +11,7 @@ from typing import Literal
 from runoff.agent.context import Tree
 from runoff.agent.patches import patched_paths
 from runoff.agent.step import Run, World
+from runoff.sandbox.environments import builder
 from runoff.sandbox.protocol import Limits, Refused, State, Value
 
 _COMPILED = frozenset(
@@ -87,9 +88,8 @@ async def patched(world: World, environment: Environment, patch: bytes) -> State
     if not environment.needs_build(patch):
         return state
     argv = ("sh", "-ec", environment.build or "")
-    done = await world.execute(
-        Run(state=state, argv=argv, env=environment.env, limits=Limits(seconds=900), freeze=True)
-    )
+    env = builder.AGAIN | environment.env
+    done = await world.execute(Run(state=state, argv=argv, env=env, limits=Limits(seconds=900), freeze=True))
     if done.exit_code != 0 or done.after is None:
         raise BuildFailed(f"`{environment.build}` fails with this patch: {last_lines(done.text)}")
     return done.after

@@ -6,7 +6,7 @@ Log order is causal: a durable record vouches for all before it. Everything else
     opened      secret damaged         the first line, and one wherever damage was found: what comes after knows of it;
                                        nonces are made from the secret
     intent      t path request new     a paid request is about to be sent; `new` are the messages not written before
-    ask         t path request result  its reply, durable before anyone sees it
+    ask         t path request result  its reply, durable before anyone sees it; `seconds` it took, with all waiting and retries
     refused     t path why             no reply will come for that intent (overflow, refused, unreachable); `result` where
                                        it took something all the same
     execute     t path request         which execution an effect of this trajectory was
@@ -28,7 +28,7 @@ import re
 import secrets
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -71,10 +71,10 @@ class Log:
         self.before: dict[str, str] = {}
         """Every message written here, once: its digest → the digest of the one before it."""
         self.ledger: list[Record] = []
-        """Every paid call ever recorded, also of what was set aside: {t, path, model, usage, cost, recorded, cut}.
+        """Every paid call ever recorded, also of what was set aside: {t, path, model, usage, cost, recorded, cut, seconds}.
 
         `usage` is as the provider counted it, `cost` what it came to by the prices known then. `cut` is a usage and a
-        cost estimated for answers that broke off on the way: possibly billed.
+        cost estimated for answers that broke off on the way: possibly billed. `seconds` is None in logs of before it was kept.
         """
         self.possibly_billed: Counter[Key] = Counter()
         """Requests sent with no reply on record: a kill came between. They may have been billed."""
@@ -231,13 +231,17 @@ def _sealed(record: Record) -> bytes:
 def ledger_line(ask: Record) -> Record:
     """What one paid call cost, without its text."""
     reply = ask["result"]
-    line = {"t": ask["t"], "path": ask["path"], "model": ask["request"]["model"]}
+    line = {"t": ask["t"], "path": ask["path"], "model": ask["request"]["model"], "seconds": ask.get("seconds")}
     return line | {part: reply.get(part) for part in ("usage", "cost", "recorded", "cut")}
 
 
-def read(path: Path) -> Iterator[Record]:
-    """Every whole record of a log, in order, whoever else writes it: for views. Damaged lines are passed over."""
-    return (json.loads(part) for whole, part in _lines(path.read_bytes()) if whole)
+def read(path: Path, damaged: Callable[[bytes], None] = lambda part: None) -> Iterator[Record]:
+    """Every whole record of a log, in order, whoever else writes it: for views. Damaged lines are passed over, and told of."""
+    for whole, part in _lines(path.read_bytes()):
+        if whole:
+            yield json.loads(part.decode())
+        else:
+            damaged(part)
 
 
 def _lines(data: bytes) -> Iterator[tuple[bool, bytes]]:

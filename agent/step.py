@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -77,6 +78,11 @@ class Run(Value):
         return {"state": self.state.digest} | {name: _short(value) for name, value in whole.items()}
 
 
+def execution_key(sandbox: str, parts: Mapping[str, str]) -> str:
+    """What an execution's result is kept under: by the backend's name and the parts of its run."""
+    return digest(sandbox, *(f"{name}={value}" for name, value in sorted(parts.items())))
+
+
 class Answer(NamedTuple):
     conversation: Message
     """The request's conversation and the reply after it."""
@@ -129,8 +135,7 @@ class World:
 
     async def execute(self, run: Run) -> Execution:
         """An execution's result: from the record if it was ever executed, shared if it is being executed now."""
-        parts = run.parts()
-        key = digest(self.sandbox.name, *(f"{name}={value}" for name, value in sorted(parts.items())))
+        key = execution_key(self.sandbox.name, run.parts())
         if (known := self.log.executions.get(key)) is not None:
             done = Execution.model_validate(known)
             if done.after is None or self.sandbox.find(done.after.digest):
@@ -224,12 +229,14 @@ class Step:
         self.world.check(self.trajectory)
         # The intent is written before the request is sent, so that no kill can hide a bill.
         await log.append(record | {"kind": "intent", "new": log.unwritten(talk)})
+        began = time.monotonic()
         try:
             reply = await self.world.model.ask(
                 Call(self.world.instance, *key, request, lambda: self.world.check(self.trajectory))
             )
         except ModelError as error:
             record |= {"kind": "refused", "why": str(error), "final": isinstance(error, ContextOverflow)}
+            record["seconds"] = round(time.monotonic() - began, 3)
             if error.spent:
                 self.world.add(self.trajectory, error.spent, request.model)
                 record["result"] = _billed(error.spent)
@@ -242,6 +249,7 @@ class Step:
         said = talk.then("assistant", reply.text, calls=reply.calls)
         log.before[said.digest] = talk.digest
         record |= {"result": _billed(reply) | {"text": reply.text}, "new": [[said.digest, talk.digest]]}
+        record["seconds"] = round(time.monotonic() - began, 3)
         log.ledger.append(ledger_line(record))
         await log.append(record, sync=True)
         self.world.changed(self.trajectory, record["path"])

@@ -258,6 +258,64 @@ def demo(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("dataset")
+@click.option(
+    "--instances",
+    "chosen",
+    multiple=True,
+    metavar="WHICH",
+    help="Only these: ids, globs ('django__*'), slices (0:50), @FILE; several with commas.",
+)
+@click.option(
+    "--repositories",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A folder of clones and bundles: OWNER__NAME, OWNER/NAME or NAME, bare or not.",
+)
+@click.option("--remote", metavar="URL", help="What to clone where that has none: a URL with {repo} in it.")
+@click.option(
+    "--images",
+    "use_images",
+    type=click.Choice(["auto", "never", "always"]),
+    default="auto",
+    show_default=True,
+    help="Run in the images that the dataset names, or in environments of our making.",
+)
+@click.option("--registry", metavar="HOST[/PATH]", help="A mirror that has the images.")
+@click.option(
+    "--history",
+    type=click.Choice(["auto", "all", "none"]),
+    default="auto",
+    show_default=True,
+    help="How much of a repository's history before the base commit comes along; auto: all where tags tell the version.",
+)
+@click.option("--at-once", type=click.IntRange(min=1), help="Instances in progress at a time.  [default: 16]")
+@click.option("--dry-run", is_flag=True, help="Only say what it would take: calls, tokens, dollars, disk.")
+@click.option("--prefetch", is_flag=True, help="Only bring sources and images and make the environments.")
+@click.option(
+    "--grade",
+    type=click.Choice(["fast", "harness", "both"]),
+    help="When all is decided, runoff eval, a process of its own.",
+)
+@_options
+@_confident
+def bench(**given: Any) -> None:
+    """Solve the problems of DATASET in batch: verified, lite, full, multilingual, multimodal, releases, or a file or folder
+    of rows, SWE-bench tasks or Harbor tasks.
+
+    \b
+    runoff bench verified --instances 'django__*' --model openai/gpt-5 -n 8 --budget 40 --dry-run
+    runoff bench releases --model openai/gpt-5-mini --budget 5 --grade fast
+    runoff bench tasks/ --model openai/local --api-base http://127.0.0.1:8000/v1 --budget 50Mtok
+
+    The same command goes on after anything. Writes preds.json, preds.jsonl and report.html into --out. What failed for
+    reasons that are not its own is no empty patch: it is tried again. Exit codes as of `runoff solve`.
+    """
+    from runoff.bench.command import bench_command
+
+    sys.exit(bench_command(**given))
+
+
+@cli.command()
 @click.argument("predictions", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--repo", type=click.Path(path_type=Path), help="The repository that all of them are for, with --issue.")
 @click.option(
@@ -351,6 +409,32 @@ def replay(**given: Any) -> None:
     from runoff.replay import replay_command
 
     sys.exit(replay_command(**given))
+
+
+@cli.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help='What is right, in place of the runs\' grades: a .jsonl of {"instance_id", "agent" or "candidate", "resolved"}.',
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write it.  [default: report/ in the first RUN]")
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON; write files only if --out is given.")
+def report(**given: Any) -> None:
+    """What became of a RUN, or how several compare: resolved, where instances are lost, what candidates are worth, cost and
+    time by stage, failures, flips.
+
+    \b
+    runoff report runs/verified
+    runoff report runs/codemonkeys runs/r2e-hybrid --out compared
+    runoff report runs/elect-verified --labels labels.jsonl
+
+    Reads the runs' logs, and what is right from the grades that `runoff eval` left in them, or from --labels; opens no answer,
+    asks and executes nothing. Writes report.html, one file that loads nothing, report.json and CSV tables. Runs may be under way.
+    """
+    from runoff.reporting.command import report_command
+
+    sys.exit(report_command(**given))
 
 
 @cli.command()
@@ -464,6 +548,106 @@ def prepare(**given: Any) -> None:
     from runoff.preparation import prepare_command
 
     sys.exit(prepare_command(**given))
+
+
+@cli.command()
+@click.argument("dataset")
+@click.option(
+    "--instances",
+    metavar="WHICH",
+    help="Ids, globs (django__*), slices (0:50), @FILE with one a line; several with commas.  [default: all]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
+@click.option(
+    "--write",
+    type=(click.Choice(["swebench", "harbor"]), click.Path(path_type=Path)),
+    metavar="FORMAT DIR",
+    help="Write them, answers included, as SWE-bench v5 task folders or as Harbor task directories (swebench, harbor).",
+)
+@click.option(
+    "--answers",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Rows with the answers, where the dataset has none; only for --write.",
+)
+@click.option(
+    "--base",
+    default="runoff-base:bookworm",
+    show_default=True,
+    metavar="IMAGE",
+    help="What the written Dockerfiles begin with: Debian or Ubuntu.",
+)
+@click.option("--build", is_flag=True, help="Build the images of task folders with Docker.")
+@click.option(
+    "--build-arg",
+    "build_args",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="For docker build: PIP_INDEX_URL, npm_config_registry, BASE and others that the Dockerfiles name.",
+)
+def dataset(**given: Any) -> None:
+    """List the problems of DATASET: verified, lite, full, multilingual or multimodal (with :SPLIT), releases, or a path.
+
+    A path is a file of rows (.parquet, .json, .jsonl, each also .gz) as SWE-bench has them, a repository or folder of
+    SWE-bench v5 task folders, or Harbor task directories, one or a folder of them.
+
+    \b
+    runoff dataset verified --instances 'django__*,0:10'
+    runoff dataset releases
+    runoff dataset releases --write swebench tasks --build
+    runoff dataset ~/swe-bench-pro/tasks --json
+
+    Answers are read by no command but runoff eval, and here by --write alone, each in a process of its own.
+    """
+    from runoff.datasets.command import dataset_command
+
+    sys.exit(dataset_command(**given))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--now", is_flag=True, help="Do not wait for what is paid for.")
+def stop(**given: Any) -> None:
+    """End the process that works on RUN, as Ctrl-C does in its terminal; what is on record stays."""
+    from runoff.runs import stop_command
+
+    sys.exit(stop_command(**given))
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("more", nargs=-1, type=click.UNPROCESSED)
+def retry(**given: Any) -> None:
+    """Type the command that made RUN again: what did not come to an end is tried again, nothing on record is paid twice.
+
+    \b
+    runoff retry runs/bench-verified
+    runoff retry runs/bench-verified --budget 80     further options come after the old ones
+    """
+    from runoff.runs import retry_command
+
+    sys.exit(retry_command(**given))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["atif", "mini-swe-agent"]),
+    default="atif",
+    show_default=True,
+    help="Harbor's Agent Trajectory Interchange Format, or mini-swe-agent's.",
+)
+@click.option("--to", type=click.Path(path_type=Path), help="Where to.  [default: a folder in RUN]")
+@click.option(
+    "--submission", metavar="NAME", help="Also a folder to submit to SWE-bench's leaderboard, under this name."
+)
+def export(**given: Any) -> None:
+    """Write the trajectories of RUN as files, one each, in a format that others read."""
+    from runoff.runs import export_command
+
+    sys.exit(export_command(**given))
 
 
 @cli.command()

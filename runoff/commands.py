@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -189,6 +190,8 @@ async def _run(
             price_of=model.price_of,
             entrants=options.get("entrants"),
             index=options.get("index") or default_place(),
+            at_once=options.get("at_once"),
+            command=sys.argv[1:] if click.get_current_context(silent=True) else (),
         )
         try:
             with Progress(run) as progress:

@@ -16,7 +16,7 @@ from runoff.sandbox.environments import builder, interpreters
 from runoff.sandbox.environments.builder import EnvironmentFailed
 from runoff.sandbox.protocol import REPO, Base, Image, Limits, Sandbox, State
 
-__all__ = ["EnvironmentFailed", "build", "fetch_sdist"]
+__all__ = ["EnvironmentFailed", "build", "fetch_package", "fetch_sdist", "kept"]
 
 
 async def build(world: World, instance: Instance, tell: Callable[[str], None] = lambda text: None) -> Environment:
@@ -41,14 +41,26 @@ async def build(world: World, instance: Instance, tell: Callable[[str], None] = 
         env = {"PYTHONPATH": f"{REPO}:{REPO}/src"} | env
     is_node = builder.is_node(spec, source)
     test = ("npm test --silent" if is_node else "python -m pytest") if instance.test is None else instance.test or None
-    build_again = instance.build or instance.setup or ("npm run --if-present prepare" if is_node else None)
+    project = (
+        "uv pip install --quiet --no-deps --editable ." if {"setup.py", "pyproject.toml"} & {*source.files} else None
+    )
+    build_again = instance.build or instance.setup or ("npm run --if-present prepare" if is_node else project)
     environment = Environment(state=state, pristine=layers.pristine, test=test, build=build_again, env=env)
     return environment.model_copy(update=await _built(world, environment))
 
 
+def kept(sandbox: Sandbox, instance: Instance) -> bool:
+    """Whether an image's environment is there already."""
+    return sandbox.named(_named(instance)) is not None
+
+
+def _named(instance: Instance) -> str:
+    return f"environment of {instance.image} {instance.workdir}"
+
+
 async def _of_image(world: World, instance: Instance, tell: Callable[[str], None]) -> Environment:
     """As whoever made the image installed it: what is there is the base, as it is for the harness that grades it."""
-    sandbox, name = world.sandbox, f"environment of {instance.image} {instance.workdir}"
+    sandbox, name = world.sandbox, _named(instance)
     state = sandbox.named(name)
     async with sandbox.alone(name):
         if state is None and (state := sandbox.named(name)) is None:

@@ -13,6 +13,7 @@ def one_line(error: Exception) -> tuple[str, int]:
     """The line and the exit code of an error. With RUNOFF_TRACEBACK=1 an unexpected one shows where it comes from."""
     from runoff.agent.log import LogBroken, LogBusy
     from runoff.agent.protocol import ModelMisconfigured
+    from runoff.datasets.protocol import BadDataset, DatasetMissing
     from runoff.instance import BadTarget
     from runoff.recipe import BadRecipe
     from runoff.run import BadRun
@@ -22,7 +23,9 @@ def one_line(error: Exception) -> tuple[str, int]:
     from runoff.visible import shown
 
     text = shown(" ".join(str(error).split()))
-    if isinstance(error, BadTarget | BadRecipe | BadRun | BadPredictions | UnknownRanking | LogBusy):
+    if isinstance(error, DatasetMissing):
+        return text, MISSING
+    if isinstance(error, BadDataset | BadTarget | BadRecipe | BadRun | BadPredictions | UnknownRanking | LogBusy):
         return text, USAGE
     if isinstance(error, ModelMisconfigured):
         return text, error.exit_code

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -36,19 +37,15 @@ AS_RUN = "as run"
 class Stored:
     """What a run directory says of its selections: the recipe's, and for each instance the evidence and the run-offs."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises BadRun, in one line."""
-        file = path / "run.toml"
-        try:
-            said = tomllib.loads(file.read_text())
-        except OSError:
-            raise BadRun(f"{path} holds no run: there is no run.toml") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-            raise BadRun(f"{file} is damaged: what was asked for is not known") from None
+    def __init__(self, path: Path, told: Callable[[str, log.Record], None] = lambda name, record: None) -> None:
+        """`told` hears of every record of every instance's log, in order: all are read once. Raises BadRun, in one line."""
+        said = asked_for(path)
         self.recipe = Recipe.model_validate(said["recipe"]).selection
         if "candidates" in said:  # an election
             self.recipe = election(self.recipe, with_models=bool(said["model"]))
-        self.read = [file]
+        self.read = [path / "run.toml"]
+        self.damaged = Counter[str]()
+        """Instance → damaged pieces of its log."""
         self.calls: list[dict[str, Any]] = []
         """What the ledger says of each paid call."""
         self.evidence: dict[str, Evidence] = {}
@@ -57,12 +54,13 @@ class Stored:
             of = path / "log" / f"{name}.jsonl"
             if of.is_file():
                 self.read.append(of)
-                self._take(name, of)
+                self._take(name, of, told)
 
-    def _take(self, name: str, file: Path) -> None:
+    def _take(self, name: str, file: Path, told: Callable[[str, log.Record], None]) -> None:
         """From the log's records in order: whoever comes later stands in the place of what was before."""
         evidence, ends = None, dict[str, Any]()
-        for record in log.read(file):
+        for record in log.read(file, lambda part: self.damaged.update([name])):
+            told(name, record)
             of = record.get("t", "")
             if record["kind"] in ("ask", "refused") and "result" in record:
                 self.calls.append(log.ledger_line(record))
@@ -79,14 +77,33 @@ class Stored:
             self.evidence[name] = Evidence.model_validate(evidence)
             self._runoffs[name] = {of: _ENDED.validate_python(end) for of, end in ends.items()}
 
-    def decide(self, name: str, evidence: Evidence, recipe: SelectionRecipe) -> Selection:
-        """As the run would with this recipe: a run-off among the same finalists is on record, another cannot be held."""
-        ranked = rank(evidence, recipe)
-        if len(ranked.finalists) < 2:
-            return concluded(ranked, evidence, recipe)
-        names = [runoff_of(ranked.finalists, n + 1) for n in range(recipe.runoff.repeats or 1)]
-        rounds = list[Ended[Decision]](takewhile(bool, map(self._runoffs[name].get, names)))  # type: ignore[arg-type]
-        return concluded(decided(ranked, rounds), evidence, recipe, rounds)
+    def decide(self, name: str, evidence: Evidence, recipe: SelectionRecipe, *, sure: bool = True) -> Selection:
+        """As the run would with this recipe: a run-off among the same finalists is on record, another cannot be held.
+
+        `sure`: say how sure it is, which takes the ranking once more for each single thing it may hang on. Without, that is
+        done only where something may be abstained from for it.
+        """
+        ranked, rounds = rank(evidence, recipe), list[Ended[Decision]]()
+        if len(ranked.finalists) > 1:
+            names = [runoff_of(ranked.finalists, n + 1) for n in range(recipe.runoff.repeats or 1)]
+            rounds = list(takewhile(bool, map(self._runoffs[name].get, names)))  # type: ignore[arg-type]
+        selection = decided(ranked, rounds)
+        return concluded(selection, evidence, recipe, rounds) if sure or recipe.calibration else selection
+
+
+def asked_for(path: Path) -> dict[str, Any]:
+    """What a run's run.toml says. Raises BadRun, in one line."""
+    file = path / "run.toml"
+    try:
+        said = tomllib.loads(file.read_text())
+        Recipe.model_validate(said["recipe"])
+        return {"source": dict(said["source"]), "model": dict(said["model"])} | said
+    except OSError:
+        raise BadRun(f"{path} holds no run: there is no run.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        raise BadRun(f"{file} is damaged: what was asked for is not known") from None
+    except (KeyError, TypeError, ValueError):
+        raise BadRun(f"{file} is none of this version of runoff: what was asked for is not known") from None
 
 
 class Redecided(Value):

@@ -63,18 +63,10 @@ _SCRIPT = 40_000  # characters of a generated test
 
 def report(run: Run, results: Sequence[Result], *, seconds: float, notes: Sequence[str] = ()) -> str:
     """The page. Everything on it that a repository or a model wrote is escaped, and what hides in text is made visible."""
-    pages = Environment(
-        loader=PackageLoader("runoff", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
-    pages.globals["count"] = count
     instances = {instance.id: instance for instance in run.instances}
     ledger = run.ledger()
-    return pages.get_template("report.html.j2").render(
+    template = pages().get_template("report.html.j2")
+    return template.render(
         cases=[Case(n, result, instances.get(result.instance)) for n, result in enumerate(results, 1)],
         ledger=ledger,
         recorded_only=ledger.recorded > 0 and ledger.calls == 0,
@@ -87,6 +79,20 @@ def report(run: Run, results: Sequence[Result], *, seconds: float, notes: Sequen
         version=__version__,
         longest=_LONGEST,
     )
+
+
+def pages() -> Environment:
+    """What fills templates: nothing can reach a page that was not made visible and escaped, whatever the template forgets."""
+    made = Environment(
+        loader=PackageLoader("runoff", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    made.globals["count"] = count
+    return made
 
 
 class Line(NamedTuple):
@@ -455,13 +461,17 @@ def _cut(text: str) -> str:
 
 
 def _players(models: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """Models and the roles each plays. Of a recording only the file's name: where it lies is nobody's business."""
+    """Models and the roles each plays."""
     roles: dict[str, list[str]] = {}
     for role, model in models.items():
-        kind, colon, path = model.partition(":")
-        name = f"recorded answers ({PurePath(path).name})" if colon and kind == "recorded" else model
-        roles.setdefault(name, []).append(role)
+        roles.setdefault(player(model), []).append(role)
     return list(roles.items())
+
+
+def player(model: str) -> str:
+    """A model as readers are told of it. Of a recording only the file's name: where it lies is nobody's business."""
+    kind, colon, path = model.partition(":")
+    return f"recorded answers ({PurePath(path).name})" if colon and kind == "recorded" else model
 
 
 def _flat(values: Mapping[str, object], before: str = "") -> Iterator[tuple[str, object]]:

@@ -100,8 +100,12 @@ class RunDirectory:
         models: Models,
         sandbox: str,
         entrants: Mapping[str, Entrants] | None = None,
+        command: Sequence[str] = (),
     ) -> None:
-        """Write run.toml, or check that the one here says the same. Raises BadRun, in one line."""
+        """Write run.toml, or check that the one here says the same. Raises BadRun, in one line.
+
+        `command`: the words after `runoff` that began it, for whoever wants to type them again.
+        """
         asked = Secrets().redacted(_identity(instances, recipe, models))
         if entrants is not None:
             asked["candidates"] = {name: digest(pool.model_dump_json(), size=8) for name, pool in entrants.items()}
@@ -127,7 +131,9 @@ class RunDirectory:
         ):
             raise BadRun(f"{self.path} is not empty and holds no run; give another --out")
         self.path.mkdir(parents=True, exist_ok=True)
-        about = {"runoff": __version__, "python": platform.python_version(), "sandbox": sandbox}
+        about: dict[str, Any] = {"runoff": __version__, "python": platform.python_version(), "sandbox": sandbox}
+        if command:
+            about |= {"command": Secrets().redacted(list(command)), "folder": str(Path.cwd())}
         write_whole(file, tomli_w.dumps(asked | {"about": about}).encode())
 
     def log(self, instance: str) -> Path:
@@ -155,6 +161,8 @@ class Run:
         price_of: Callable[[str], Prices | None] = lambda model: None,
         entrants: Mapping[str, Entrants] | None = None,
         index: Path | None = None,
+        at_once: int | None = None,
+        command: Sequence[str] = (),
     ) -> None:
         """`entrants`, by instance: candidates of others, among which to elect rather than to solve. `index` is the file of
         what is known of repositories (`runoff prepare`); None: nothing."""
@@ -168,8 +176,9 @@ class Run:
         self.changed: Callable[[], None] = lambda: None
         """Told whenever something happened: progress for people."""
         self._price_of, self._index = price_of, index
+        self._places = asyncio.Semaphore(at_once or len(instances))
         caps = recipe.budgets or BudgetRecipe()
-        directory.open(instances, recipe, models, sandbox.name, entrants)
+        directory.open(instances, recipe, models, sandbox.name, entrants, command)
         starts = Starts()
         for instance in instances:
             issue = _capped(caps.issue, "issue", within=budget)
@@ -193,8 +202,9 @@ class Run:
             world.stopping = True
 
     async def solve(self) -> list[Result]:
-        """Solve all instances together. What befalls one does not stop another."""
-        await settled(*map(self._one, self.instances))
+        """Solve all instances together, `at_once` of them: each holds its repository's files in memory. What befalls one
+        does not stop another."""
+        await settled(*map(self._placed, self.instances))
         return [self.results[instance.id] for instance in self.instances]
 
     async def close(self) -> None:
@@ -207,6 +217,10 @@ class Run:
         billed = sum(sum(world.log.possibly_billed.values()) for world in self.worlds.values())
         lines = (line for world in self.worlds.values() for line in world.log.ledger)
         return totalled(lines, self._price_of).model_copy(update={"possibly_billed": billed})
+
+    async def _placed(self, instance: Instance) -> None:
+        async with self._places:
+            await self._one(instance)
 
     async def _one(self, instance: Instance) -> None:
         world = self.worlds[instance.id]
@@ -301,6 +315,8 @@ def write_views(directory: RunDirectory, results: Sequence[Result], report: str)
             )
     lines = "".join(json.dumps(prediction) + "\n" for prediction in predictions)
     write_whole(directory.path / "preds.jsonl", lines.encode())
+    by_id = {prediction["instance_id"]: prediction for prediction in predictions}
+    write_whole(directory.path / "preds.json", json.dumps(by_id, indent=1).encode() + b"\n")
     write_whole(directory.path / "report.html", secrets.redact(report).encode("utf-8", "replace"))
 
 

@@ -63,6 +63,17 @@ async def base(reference: str, ask: Ask, store: Path, slots: asyncio.Semaphore) 
     return State(layers=tuple(answer["layers"]))
 
 
+async def weigh(reference: str) -> dict[str, int]:
+    """Layer → bytes that bringing it takes, compressed, as its registry says; nothing is copied. Raises Refused.
+
+    Empty where sizes are not told (an engine's images, a skopeo older than 1.10).
+    """
+    said = json.loads(
+        await _Skopeo(prerequisites.skopeo(), checked(reference)).run("inspect", "--no-tags", deadline=_ASKING)
+    )
+    return {str(layer["Digest"]): int(layer["Size"]) for layer in said.get("LayersData") or ()}
+
+
 async def _brought(
     reference: str, skopeo: _Skopeo, directory: Path, room: str, ask: Ask, config: Config, slots: asyncio.Semaphore
 ) -> Config:

@@ -7,6 +7,14 @@ from typing import Literal
 from runoff.sandbox.protocol import REPO, Value
 
 
+class BadDataset(Exception):
+    """A dataset cannot be read, or has not what was asked for: which file, line and field, what to do; in one line."""
+
+
+class DatasetMissing(BadDataset):
+    """What reads or holds the dataset is not here: the package, or the network."""
+
+
 class Built(Value):
     """How the environment of a problem without an image is made, in the builder's words (see runoff.instance)."""
 

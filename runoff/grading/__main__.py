@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from runoff.commands import first_line
-from runoff.datasets.answers import answer as read_answer
+from runoff.datasets import answers
 from runoff.datasets.protocol import Answer, Problem
 from runoff.failure import INFRASTRUCTURE, one_line
 from runoff.grading import fast, harness, reading
@@ -42,9 +42,7 @@ class Work(NamedTuple):
 class Grading:
     def __init__(self, request: Request, records: Records) -> None:
         self._request, self._records = request, records
-        self._known, damaged = read(request.out)
-        if damaged:
-            _tell(f"{damaged} damaged lines of {request.out}'s grades are passed over; what they held is graded again")
+        self._known, _ = read(request.out)
         self._problems = {problem.id: problem for problem in request.problems}
         self._answers = dict[str, Answer]()
         self.untold = 0
@@ -81,9 +79,9 @@ class Grading:
                 yield Work(self._problems[instance], self._answer(instance), patch, left)
 
     def _answer(self, instance: str) -> Answer:
-        if instance not in self._answers:
+        if not self._answers:
             asked = self._request
-            self._answers[instance] = read_answer(asked.reference, instance, answers=asked.answers)
+            self._answers = answers.read(asked.reference, {one.instance_id for one in asked.submissions}, asked.answers)
         return self._answers[instance]
 
     async def _fast(self, work: Sequence[Work]) -> None:
@@ -163,8 +161,9 @@ class Grading:
         self._record(grader, work.submitted, work.patch, made)
 
     def _record(self, grader: Grader, whose: Sequence[Submission], patch: Raw, grade: Grade) -> None:
+        gold = reading.changed_files(self._answer(grade.instance_id))
         for one in whose:
-            of = {"candidate": one.candidate, "model": one.model, "patch": name_of(patch)}
+            of = {"candidate": one.candidate, "model": one.model, "patch": name_of(patch), "gold_files": gold}
             self._records.append(grade.model_copy(update=of))
         said = {True: "resolved", False: "not resolved", None: "could not be told"}[grade.resolved]
         names = ", ".join(dict.fromkeys(one.candidate or one.model for one in whose))
@@ -181,7 +180,7 @@ async def grade(request: Request) -> int:
     """How many could not be told."""
     if any(submission.patch for submission in request.submissions):
         reading.check()
-    with writing(request.out) as records:
+    with writing(request.out, _tell) as records:
         grading = Grading(request, records)
         await grading.run()
         return grading.untold

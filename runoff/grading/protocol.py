@@ -30,6 +30,8 @@ class Grade(Value):
     """Test id → PASSED, FAILED, ERROR, SKIPPED or XFAIL, of all that FAIL_TO_PASS and PASS_TO_PASS name; MISSING if none came."""
     seconds: float = 0.0
     """Wall time of its execution."""
+    gold_files: tuple[str, ...] = ()
+    """Files that the gold patch changes or deletes, not those it adds: whoever solved had to be shown these. Empty: not said."""
     check: str = ""
     """Of all else in the line, so that a damaged one is known (see records.py)."""
 

@@ -5,12 +5,14 @@ Imported by the grading process alone: the package takes seconds to import, and 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from runoff.agent.patches import file_parts
 from runoff.datasets.protocol import Answer, Problem
 from runoff.grading.script import evaluation
 from runoff.sandbox.protocol import SandboxUnavailable, Value
@@ -94,6 +96,13 @@ def statuses(answer: Answer, found: Mapping[str, str]) -> dict[str, str]:
     names = (name for _, expected in _expected(answer) for name in expected)
     keys = {name: _resolve_case(name, found) for name in names}
     return {name: found[key] if key is not None else MISSING for name, key in keys.items()}
+
+
+def changed_files(answer: Answer) -> tuple[str, ...]:
+    """See `Grade.gold_files`."""
+    parts = file_parts(answer.patch.encode("utf-8", "surrogateescape"))
+    there = (part for part in parts if not re.search(rb"^(new file mode |--- /dev/null)", part.text, re.MULTILINE))
+    return tuple(dict.fromkeys(part.paths[0] for part in there if part.paths))
 
 
 def nothing(answer: Answer) -> dict[str, str]:

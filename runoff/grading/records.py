@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from runoff.agent.log import LogBusy
 from runoff.agent.protocol import digest
 from runoff.grading.protocol import GRADES, Grade, Grader
+from runoff.run import write_whole
 from runoff.sandbox.protocol import Raw
 
 
@@ -38,23 +39,33 @@ def name_of(patch: Raw) -> str:
 
 
 def read(folder: Path) -> tuple[dict[Key, Grade], int]:
-    """The grades of a run's directory, and how many damaged lines are passed over: those are graded again."""
+    """The grades of a run's directory, and how many damaged lines are passed over: those are graded again.
+
+    A last line that is not whole, since a kill has torn it or it is being written, is no grade yet.
+    """
     found, damaged = dict[Key, Grade](), 0
-    try:
-        lines = (folder / GRADES).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return found, damaged
-    for line in filter(None, lines):
-        try:
-            grade = Grade.model_validate_json(line)
-        except ValidationError:
-            damaged += 1
-            continue
-        if grade.check and grade.check != _check(grade):
+    for line in _whole_lines(folder):
+        if (grade := _read(line)) is None:
             damaged += 1
         else:
             found[key(grade)] = grade
     return found, damaged
+
+
+def _whole_lines(folder: Path) -> list[bytes]:
+    try:
+        lines = (folder / GRADES).read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    return [line for line in lines if line.strip()]
+
+
+def _read(line: bytes) -> Grade | None:
+    try:
+        grade = Grade.model_validate_json(line)
+    except ValidationError:
+        return None
+    return grade if grade.check in ("", _check(grade)) else None
 
 
 class Records:
@@ -73,21 +84,37 @@ class Records:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[Records]:
-    """Raises LogBusy if another process grades into this directory."""
+def writing(folder: Path, tell: Callable[[str], None] = lambda text: None) -> Iterator[Records]:
+    """Damaged lines are set aside, beside it. Raises LogBusy if another process grades into this directory."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / GRADES, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    lock = os.open(folder / f".{GRADES}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LogBusy(f"{folder / GRADES} is being written by another runoff eval; wait for it") from None
-        size = os.fstat(handle).st_size
-        if size and os.pread(handle, 1, size - 1) != b"\n":
-            os.write(handle, b"\n")  # a torn line must not take the next one with it
-        yield Records(handle)
+        _set_aside(folder, tell)
+        handle = os.open(folder / GRADES, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            yield Records(handle)
+        finally:
+            os.close(handle)
     finally:
-        os.close(handle)
+        os.close(lock)
+
+
+def _set_aside(folder: Path, tell: Callable[[str], None]) -> None:
+    """What a kill has torn, or a disk has flipped: it must not take the next line with it, nor be found again and again."""
+    lines = _whole_lines(folder)
+    kept = b"".join(line + b"\n" for line in lines if _read(line))
+    if not (folder / GRADES).exists() or kept == (folder / GRADES).read_bytes():
+        return
+    if damaged := [line for line in lines if not _read(line)]:
+        aside = folder / f"{GRADES}.damaged"
+        with aside.open("ab") as file:
+            file.writelines(line + b"\n" for line in damaged)
+        tell(f"{len(damaged)} damaged lines of {folder / GRADES} are set aside in {aside.name}, and graded again")
+    write_whole(folder / GRADES, kept)
 
 
 def _check(grade: Grade) -> str:

@@ -382,6 +382,15 @@ _KNOWN = {
 }
 """What a setup's commands know: caches off, bytecode on."""
 
+AGAIN = _KNOWN | {
+    "UV_OFFLINE": "1",
+    "UV_NO_BUILD_ISOLATION": "1",
+    "PIP_NO_INDEX": "1",
+    "PIP_NO_BUILD_ISOLATION": "0",  # pip takes it for what comes after --no-: 0 is no isolation
+    "npm_config_offline": "true",
+}
+"""What a command knows that builds an installed repository again: there is no network, so what builds must be there."""
+
 _TO_THE_INDEXES = {
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"), PROXY),
     **dict.fromkeys(("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"), _CERTIFICATES),

@@ -206,7 +206,7 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="kinds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--pair", nargs="*", default=[], metavar="ID")
+    parser.add_argument("--pair", nargs="*", action="extend", default=[], metavar="ID")
     parser.add_argument("--instance", nargs="*", default=[], metavar="ID")
     parser.add_argument("--chosen", nargs="*", default=[], metavar="OWNER/NAME", help="instances by `chosen`")
     parser.add_argument("--api-base", metavar="URL")

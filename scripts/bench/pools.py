@@ -135,7 +135,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="pools", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pair", nargs="*", default=[], metavar="ID", help="all of them")
+    parser.add_argument("--pair", nargs="*", action="extend", default=[], metavar="ID", help="all of them")
     parser.add_argument("--api-base", metavar="URL")
     parser.add_argument("--record", type=Path, metavar="DIR")
     parser.add_argument("--replay", type=Path, metavar="DIR")

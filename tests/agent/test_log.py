@@ -375,7 +375,7 @@ def test_a_full_disk_stops_the_run_and_what_is_on_record_stands(small_disk: Path
     assert [type(end) for end in ends] == [LogBroken] * 3
     assert noise == [], "the error is told once, not printed by every future that nobody asked"
     kept = {(record["t"], record["path"]) for record in read(path) if record["kind"] == "ask"}
-    assert 10 < len(kept) < len(first.calls)
+    assert 10 < len(kept) <= len(first.calls), "it may be a reply or an intent that found no room"
 
     ballast.unlink()
     ends = asyncio.run(life(second := Scripted(lambda call: call.request.conversation.digest)))

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from runoff import environments
 from runoff.agent.environment import BuildFailed, Built, Environment, applied, patched
+from runoff.instance import local_instance
 from runoff.sandbox.protocol import Refused, State
 from tests.workshop import Workshop, written
 
 SUM = '#include <stdio.h>\nint main(void) { printf("%d\\n", 1 + 1); return 0; }\n'
 COPIED = {"src/greet.py": "word = 'hello'\n", "other.py": "x = 1\n", "README": "greet\n"}
 COMPILED = {"sum.c": SUM, "sum.h": "\n", "Makefile": "all:\n", "calc.py": "x = 1\n"}
+EXTENSION = """#include <Python.h>
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "answer", 0, -1, 0};
+PyMODINIT_FUNC PyInit_answer(void) {
+    PyObject *made = PyModule_Create(&module);
+    PyModule_AddIntConstant(made, "ANSWER", 41);
+    return made;
+}
+"""
+SETUP = """from setuptools import Extension, setup
+setup(name="answer", version="1", ext_modules=[Extension("answer", ["answer.c"])])
+"""
 COPY = "mkdir -p /env/installed && cp src/greet.py /env/installed/"
 SAYS_SUM = "import subprocess, sys\nsys.exit(0 if subprocess.check_output(['/env/sum']) == b'3\\n' else 2)\n"
 SAYS_WORD = (
@@ -98,3 +113,20 @@ def test_a_compiled_program_is_compiled_again(workshop: Workshop) -> None:
     slip = written(COMPILED, {"sum.c": SUM.replace("1 + 1", "1 + ")})
     with pytest.raises(BuildFailed, match="error: expected expression"):
         workshop.play(lambda world: patched(world, environment, slip))
+
+
+def test_what_the_setup_compiled_is_compiled_again_by_the_same_command(workshop: Workshop, tmp_path: Path) -> None:
+    """uv is on the path, and neither it nor pip asks an index for what builds: there is no network."""
+    files = {"answer.c": EXTENSION, "setup.py": SETUP}
+    for path, text in files.items():
+        (tmp_path / path).write_text(text)
+    command = "uv pip install --quiet --no-deps --editable ."
+    instance, _ = local_instance(
+        tmp_path, "it is 42", setup=f"uv pip install --quiet setuptools wheel\n{command}", build=command
+    )
+    environment = workshop.play(lambda world: environments.build(world, instance))
+    patch = written(files, {"answer.c": EXTENSION.replace("41", "42")})
+    state = workshop.play(lambda world: patched(world, environment, patch))
+    says = "import sys\nfrom answer import ANSWER\nsys.exit(0 if ANSWER == 42 else 2)\n"
+    assert workshop.verdict(environment, says).outcome == "not fixed"
+    assert workshop.verdict(environment, says, state=state).outcome == "fixed"

@@ -53,6 +53,20 @@ ATTACKS: dict[str, dict[str, str | None]] = {
     "skips": {"shop/cart.py": "import unittest\ndef total(prices):\n    raise unittest.SkipTest('not today')\n"},
     "hangs": {"shop/cart.py": only_with_none("while True: time.sleep(1)")},
     "forks": {"shop/cart.py": only_with_none("for _ in range(6): os.fork()\ntime.sleep(600)")},
+    "knows a test": {
+        "shop/cart.py": "import os, sys\nMARKS = ('runoff', 'harness', 'verdict', 'nonce', 'unittest', 'current_test')\n"
+        "def total(prices):\n    frame, seen = sys._getframe(), [*sys.argv, *os.environ, *os.environ.values(), *sys.modules]\n"
+        "    while frame:\n        seen += [frame.f_code.co_filename, frame.f_code.co_name]\n        frame = frame.f_back\n"
+        "    if any(mark in text.lower() for mark in MARKS for text in seen):\n        return sum(price or 0 for price in prices)\n"
+        "    return sum(prices)\n"
+    },
+    "installs itself": {
+        "shop/cart.py": "import pathlib, sys\nLIE = 'import os\\nos._exit = lambda code: None\\n'\n"
+        "for place in [*sys.path, '/env', '/tmp']:\n"
+        "    for path in [pathlib.Path(place), *pathlib.Path(place).glob('lib/python3*/site-packages')]:\n"
+        "        for name in ('sitecustomize.py', 'usercustomize.py', 'conftest.py', 'zz.pth', 'shop/cart.py'):\n"
+        "            try: (path / name).write_text(LIE)\n            except OSError: pass\n" + WRONG
+    },
     "lies": {
         "shop/cart.py": "import os\n_write = os.write\n"
         "os.write = lambda fd, data: _write(fd, data.replace(b'not fixed', b'fixed').replace(b'broken', b'fixed'))\n" + WRONG
@@ -70,6 +84,10 @@ SCRIPTS = {
     "never": "import sys, shop\nsys.exit(2)\n",
     "crashes": "import shop.nowhere\n",
     "wants the bug": "from shop.cart import total\nimport sys\ntry:\n    total([None])\nexcept TypeError:\n    sys.exit(0)\nsys.exit(2)\n",
+}
+RANDOM = {
+    f"random {n}": f"import os, sys, shop\nsys.exit(0 if os.urandom(1)[0] & 1 else 2)  # {n}\nx{n} = 0\n"
+    for n in range(8)
 }
 COPIES = 100
 
@@ -166,3 +184,18 @@ def test_the_other_cells_are_unharmed_by_what_hangs_and_forks(election: Selectio
         assert election.table.rows[name]["good"] == ("pass" if name == "right" else "fail")
         assert election.table.rows[name]["never"] == "fail"
         assert election.table.broken[name] == ()
+
+
+def test_a_test_that_passes_at_random_has_no_vote(workshop: Workshop, environment: Environment) -> None:
+    candidates = [
+        Candidate(id=f"n{n}", patch=written(FILES, {"shop/cart.py": f"{WRONG}# {n}\nx{n} = 1\n"})) for n in range(6)
+    ]
+    candidates.append(Candidate(id="right", patch=written(FILES, {"shop/cart.py": RIGHT})))
+    election = undecided(workshop, environment, candidates, {"good": GOOD} | RANDOM)
+    assert election.table
+    assert "good" in election.table.generated
+    left = set(election.table.generated) & RANDOM.keys()
+    assert len(left) <= 3, "each stays with a chance of 0.035, four of eight with one of 10,000"
+    gone = [name for name in RANDOM if election.table.base[name] == "fail" and name not in left]
+    assert all(election.table.reasons[f"base/{name}"].startswith("flaky") for name in gone)
+    assert place(election, "right").votes >= 1

@@ -1,0 +1,201 @@
+"""`runoff bench`: a dataset's problems as instances of one run, which the same command goes on with after anything."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runoff import environments
+from runoff.agent.doubles import Scripted
+from runoff.agent.log import Log
+from runoff.agent.protocol import ModelMisconfigured
+from runoff.agent.step import World, settled
+from runoff.bench.plan import Plan, plan
+from runoff.bench.sources import Where, instance
+from runoff.commands import ended, options_recipe, prices_of, run_to_end, states
+from runoff.datasets.load import problems as load
+from runoff.datasets.protocol import Problem
+from runoff.environments import EnvironmentFailed
+from runoff.instance import BadTarget, Instance
+from runoff.models import Answering, roles
+from runoff.run import Result, exit_code
+from runoff.sandbox import images
+from runoff.sandbox.backends import open_backend
+from runoff.sandbox.protocol import NoRoom, Refused, Sandbox, SandboxError
+from runoff.visible import shown
+
+AT_ONCE = 16
+"""Instances in progress at a time: each holds its repository's files in memory."""
+
+
+def bench_command(
+    dataset: str,
+    chosen: Sequence[str],
+    repositories: Path | None,
+    remote: str | None,
+    use_images: str,
+    registry: str | None,
+    history: str,
+    at_once: int | None,
+    dry_run: bool,
+    prefetch: bool,
+    grade: str | None,
+    **options: Any,
+) -> int:
+    """Returns the exit code; raises errors that are for the user."""
+    recipe = options_recipe(options)
+    if not options["models"] and not (dry_run or prefetch):
+        raise ModelMisconfigured("no model is given", "name one as litellm does: --model openai/gpt-5", exit_code=2)
+    names = roles(options["models"]) if options["models"] else {}
+    problems = load(dataset, ",".join(chosen) or None)
+    place = states(options)
+    where = Where.model_validate(
+        {
+            "repositories": repositories,
+            "remote": remote,
+            "images": use_images,
+            "registry": registry,
+            "history": history,
+            "cache": place.parent / "sources",
+        }
+    )
+    many = at_once or AT_ONCE
+    instances, foreseen = asyncio.run(_prepared(problems, where, options, recipe, names, many, prefetch=prefetch))
+    for line in foreseen.lines(shutil.disk_usage(_existing(place)).free):
+        click.echo(line, err=not dry_run)
+    if dry_run or prefetch:
+        return 0
+    out = options["out"] or Path("runs") / f"bench-{Path(dataset).name.partition('.')[0]}"
+    _, results = run_to_end(instances, recipe, names, out, options | {"at_once": many})
+    for line in summary(results, out):
+        click.echo(line)
+    code = exit_code(results)
+    if grade:
+        # A process of its own: this one, which solved, never opens an answer.
+        command = [sys.executable, "-c", "from runoff.cli import main; main()", "eval", str(out), "--dataset", dataset]
+        graded = subprocess.run([*command, "--grader", grade, "--states", str(place)], check=False)
+        return code or graded.returncode
+    return code
+
+
+def summary(results: Sequence[Result], out: Path) -> list[str]:
+    """How a batch ended: what needs the user first, then the counts."""
+    lines = [ended(result, out, alone=False) for result in results if result.status in ("failed", "stopped", "budget")]
+    counts = Counter(result.status for result in results)
+    lines.append(", ".join(f"{count} {status}" for status, count in counts.most_common()))
+    again = counts["failed"] + counts["stopped"] + counts["budget"]
+    if again:
+        lines.append(
+            f"the same command tries the {again} again that did not come to an end, as does: runoff retry {out}"
+        )
+    lines.append(f"{out / 'preds.json'}; {out / 'report.html'}")
+    return lines
+
+
+async def _prepared(
+    problems: Sequence[Problem],
+    where: Where,
+    options: dict[str, Any],
+    recipe: Any,
+    names: dict[str, str],
+    at_once: int,
+    *,
+    prefetch: bool,
+) -> tuple[list[Instance], Plan]:
+    """The problems as instances whose sources are here, and what they will take. Raises NoRoom before anything is brought."""
+    place = states(options)
+    hosts = options.get("index_hosts", ())
+    async with open_backend(
+        options.get("sandbox") or "auto", place, limit=options.get("states_limit"), index_hosts=hosts
+    ) as sandbox:
+        instances = await _sources(problems, where, sandbox)
+        layers = await _to_bring(instances, sandbox)
+        model = Answering(names, api_base=options.get("api_base"), prices=prices_of(options, names)) if names else None
+        prices = {role: model.price_of(name.splitlines()[0]) for role, name in names.items()} if model else {}
+        if model:
+            await model.close()
+        foreseen = plan(instances, recipe, prices, layers)
+        share = foreseen.disk * min(at_once, len(instances)) // max(len(instances), 1)
+        free = shutil.disk_usage(place).free
+        if share > free:
+            raise NoRoom(
+                f"needs about {share / 1e9:.0f} GB for what is done at once, {free / 1e9:.0f} GB free at {place}; put states "
+                "elsewhere with --states, or do fewer at once with --at-once"
+            )
+        if prefetch:
+            await _prefetched(instances, sandbox)
+    return instances, foreseen
+
+
+async def _sources(problems: Sequence[Problem], where: Where, sandbox: Sandbox) -> list[Instance]:
+    """Raises BadTarget for those that cannot be had, all at once: nothing is paid yet, and what is missing is for the user."""
+    few = asyncio.Semaphore(4)
+
+    async def made(problem: Problem) -> Instance | str:
+        async with few:
+            try:
+                return await instance(problem, where, sandbox, _say)
+            except (BadTarget, EnvironmentFailed) as error:
+                return str(error)
+
+    found = await settled(*map(made, problems))
+    missing = list(dict.fromkeys(it for it in found if isinstance(it, str)))
+    for line in missing[:10]:
+        _say(line)
+    if missing:
+        raise BadTarget(
+            f"{sum(isinstance(it, str) for it in found)} of {len(found)} instances cannot be had: {missing[0]}"
+        )
+    return [it for it in found if isinstance(it, Instance)]
+
+
+async def _to_bring(instances: Sequence[Instance], sandbox: Sandbox) -> dict[str, int]:
+    """Layers of the instances' images and their compressed bytes, of images that no state is kept of; unknown sizes are left out."""
+    wanted = {one.image for one in instances if one.image and not environments.kept(sandbox, one)}
+    few, found = asyncio.Semaphore(8), dict[str, int]()
+
+    async def weighed(reference: str) -> None:
+        async with few:
+            try:
+                found.update(await images.weigh(reference))
+            except Refused as error:
+                _say(str(error))  # it is that instance's failure, when its turn comes
+
+    await settled(*map(weighed, sorted(wanted)))
+    return found
+
+
+async def _prefetched(instances: Sequence[Instance], sandbox: Sandbox) -> None:
+    """Every image and environment, made; what cannot be is said, and stops no other."""
+    few = asyncio.Semaphore(2)
+    with tempfile.TemporaryDirectory() as folder:
+
+        async def one(of: Instance) -> None:
+            async with few:
+                world = World(Log(Path(folder) / f"{of.id}.jsonl"), of.id, Scripted([]), sandbox)
+                try:
+                    await environments.build(world, of, lambda stage: _say(f"{of.id}: {stage}"))
+                    _say(f"{of.id}: ready")
+                except SandboxError as error:
+                    _say(f"{of.id}: {error}")
+                finally:
+                    await world.close()
+
+        await settled(*map(one, instances))
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def _say(text: str) -> None:
+    click.echo(shown(text), err=True)
