@@ -77,7 +77,8 @@ class Records:
     def append(self, grade: Grade) -> None:
         """Durable when it returns."""
         said = grade.model_copy(update={"check": _check(grade)}).model_dump(mode="json", exclude_defaults=True)
-        data = json.dumps(said | {"resolved": grade.resolved}).encode() + b"\n"
+        always = {"candidate": grade.candidate, "resolved": grade.resolved}  # so that it can be read as a label
+        data = json.dumps(said | always).encode() + b"\n"
         while data:
             data = data[os.write(self._handle, data) :]
         os.fsync(self._handle)

@@ -15,14 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
+from runoff.agent.editing import Candidate
+from runoff.agent.log import Log
 from runoff.bench.sources import Where
 from runoff.datasets import load
 from runoff.grading import records, results
 from runoff.grading.__main__ import grade
 from runoff.grading.protocol import GRADES, Grade
 from runoff.grading.request import Request, Submission
+from runoff.measure import read_labels
+from runoff.recipe import Recipe
 from runoff.releases import pairs as releases
+from runoff.selection.elect import EVIDENCE
+from runoff.selection.evidence import Evidence
+from runoff.selection.protocol import Entry
 from tests.runoff.project import runoff
 from tests.runoff.test_image_environments import packed, python, repository
 from tests.sandbox.imagefiles import Layout, layer, tools
@@ -186,7 +194,7 @@ def test_right_patches_resolve_and_no_others_and_both_graders_agree_on_every_tes
 ) -> None:
     done, out = both
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"0 of {len(PATCHES)} verdicts differ, 0 of {2 * len(PATCHES)} test results differ" in done.stdout, (
+    assert f"0 of {len(PATCHES)} verdicts differ, 0 of {2 * len(PATCHES) - 2} test results differ" in done.stdout, (
         done.stdout + done.stderr
     )
     grades, damaged = records.read(out)
@@ -206,25 +214,33 @@ def test_right_patches_resolve_and_no_others_and_both_graders_agree_on_every_tes
 
 @pytest.mark.needs_docker
 def test_what_it_comes_to_is_said_and_written_as_the_harness_writes_it(
-    both: tuple[subprocess.CompletedProcess[str], Path],
+    both: tuple[subprocess.CompletedProcess[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done, out = both
     assert f"m  fast: 4 resolved of {len(PATCHES)} submitted, 33.3% [" in done.stdout
     assert "labels: 4 of 6 agree" in done.stdout
     assert done.stdout.count(f"label differs: {named('half')} m: labelled resolved, ") == 2
     ours = json.loads((out / "results-m-fast.json").read_text())
-    (theirs,) = (json.loads(file.read_text()) for file in (out / "harness").glob("*.json"))
-    for name in (
-        "resolved_ids",
-        "unresolved_ids",
-        "completed_ids",
-        "error_ids",
-        "schema_version",
-        "resolved_instances",
-    ):
-        assert ours[name] == theirs[name] or set(theirs[name]) == set(ours[name]) - {named("empty")}, name
-    assert theirs.keys() - ours.keys() <= {"unstopped_instances", "unstopped_containers", "unremoved_images"}
+    theirs = _reported_by_the_package(out / "harness", tmp_path, monkeypatch)
+    assert theirs.keys() == ours.keys()
+    empty = {named("empty")}  # we did not even show it to the harness
+    for name, value in theirs.items():
+        if name.endswith("_ids"):
+            assert set(value) - empty == set(ours[name]) - empty, name
+    assert ours["empty_patch_ids"] == [*empty]
     assert not list((out / "harness").glob("rows.jsonl")), "it is full of answers"
+
+
+def _reported_by_the_package(folder: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `swebench eval` wrote at its end: made again, since it fails if another's container goes meanwhile."""
+    from swebench.harness.reporting import make_run_report
+
+    monkeypatch.chdir(folder)
+    predictions = map(json.loads, (folder / "predictions.jsonl").read_text().splitlines())
+    by_instance = {one["instance_id"]: one for one in predictions}
+    (run,) = (folder / "logs" / "run_evaluation").iterdir()
+    rows = [{"instance_id": named(what)} for what in PATCHES]
+    return json.loads(make_run_report(by_instance, rows, run.name, None, str(into)).read_text())  # type: ignore[no-any-return]
 
 
 # --- fast
@@ -290,6 +306,39 @@ def test_a_patch_that_is_on_record_is_not_graded_for_another_name(
     monkeypatch.setattr("runoff.grading.fast.prepare", None)
     assert asyncio.run(grade(request)) == 0
     assert {model: one.resolved for model, one in found(tmp_path / "out").items()} == {"one": True, "other": True}
+
+
+def test_every_candidate_of_a_run_is_graded_each_patch_once_and_the_grades_are_labels(
+    layout: Layout, states: Path, tmp_path: Path
+) -> None:
+    name, run = "made__here-1", tmp_path / "run"
+    wrong = PATCHES["wrong"].encode()
+    entries = (
+        Entry(id="1", candidate=Candidate(id="1", patch=wrong), proposers=("1", "3"), changed_lines=2),
+        Entry(id="2", candidate=Candidate(id="2", patch=RIGHT.encode()), proposers=("2",), changed_lines=2),
+    )
+    evidence = Evidence(entries=entries, rejected={"4": "does not apply"}).model_dump(mode="json")
+
+    async def write() -> None:
+        log = Log(run / "log" / f"{name}.jsonl")
+        what = {"kind": "once", "t": "selection", "path": f"{EVIDENCE}x", "request": {}, "result": evidence}
+        await log.append(what, sync=True)
+        await log.close()
+
+    asyncio.run(write())
+    said = Recipe().model_dump(mode="json", exclude_none=True)
+    (run / "run.toml").write_text(tomli_w.dumps({"source": {name: "x"}, "model": {"editor": "m"}, "recipe": said}))
+    lines(run / "preds.jsonl", [prediction(name, PATCHES["wrong"], "runoff")])
+    rows = lines(tmp_path / "rows.jsonl", [row(name, layout.reference)])
+    done = runoff("eval", run, "--dataset", rows, "--candidates", "--states", states)
+    assert done.returncode == 0, done.stderr
+    assert "runoff  fast: 0 resolved of 1 submitted" in done.stdout
+    assert "any candidate right, fast: 1 of 1 instances" in done.stdout
+    labels = read_labels(run / GRADES)
+    assert labels == {(name, ""): False, (name, "1"): False, (name, "2"): True, (name, "3"): False}
+    assert json.loads((run / "results.json").read_text())["unresolved_ids"] == [name]
+    assert {grade.gold_files for grade in records.read(run)[0].values()} == {("numbers_.py",)}
+    assert done.stderr.count("not resolved") == 1, "the same patch is graded once"
 
 
 def test_bad_input_is_one_line(layout: Layout, tmp_path: Path) -> None:
