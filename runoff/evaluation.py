@@ -91,14 +91,21 @@ def _graded(request: Request) -> int:
     text = json.dumps(request.model_dump(mode="json"))
     try:
         dies = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []  # with this one
-        command = [*dies, sys.executable, "-m", "runoff.grading"]
-        code = subprocess.run(command, input=text, text=True, stdout=sys.stderr, check=False).returncode
+        command = [*dies, sys.executable, "-P", "-m", "runoff.grading"]
+        code = subprocess.run(command, input=text, text=True, stdout=sys.stderr, check=False, env=_here()).returncode
     except KeyboardInterrupt:
         raise click.Abort from None
     if code < 0:
         click.echo("runoff: the grading process was killed; the same command goes on", err=True)
         return 5
     return code
+
+
+def _here() -> dict[str, str]:
+    """The environment of a process that imports what this one did, and nothing of the working directory's: that may be any
+    repository, of the harness itself too."""
+    ours = str(Path(__file__).parents[1])
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [ours, os.environ.get("PYTHONPATH")]))}
 
 
 def _submitted(file: Path) -> list[Submission]:

@@ -190,13 +190,14 @@ def main() -> int:
     try:
         request = Request.model_validate(json.load(sys.stdin))
         return INFRASTRUCTURE if asyncio.run(grade(request)) else 0
-    except* Exception as errors:
-        error: BaseException = errors
-        while isinstance(error, BaseExceptionGroup):
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        while isinstance(error, ExceptionGroup):
             error = error.exceptions[0]
-        line, code = one_line(error if isinstance(error, Exception) else Exception(error))
+        line, code = one_line(error)
         _tell(line)
-    return code
+        return code
 
 
 def _tell(text: str) -> None:

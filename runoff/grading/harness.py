@@ -11,13 +11,14 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from runoff.agent.protocol import digest
-from runoff.bench.sources import in_engine
+from runoff.datasets.images import forms
 from runoff.datasets.protocol import Answer, Problem
 from runoff.grading import reading
 from runoff.grading.reading import Verdict
@@ -51,7 +52,8 @@ async def graded(
 
     Raises SandboxUnavailable if there is no Docker engine, or an image is not there: it would be pulled one by one.
     """
-    name = await asyncio.to_thread(_begun, wanted, folder)
+    held = await asyncio.to_thread(_begun, wanted, folder)
+    name = f"runoff-{digest(str(folder), size=4)}"  # two of one name would remove each other's containers
     by_instance = dict[str, list[Wanted]]()
     for one in wanted:
         by_instance.setdefault(one.problem.id, []).append(one)
@@ -60,9 +62,9 @@ async def graded(
         batch = [one for one in run if one]
         tell(f"the harness, run {number} of {len(runs)}: {len(batch)} patches")
         rows, predictions = folder / "rows.jsonl", folder / "predictions.jsonl"
-        rows.write_text("".join(json.dumps(reading.row(one.problem, one.answer)) + "\n" for one in batch))
+        rows.write_text("".join(json.dumps(_row(one, held)) + "\n" for one in batch))
         predictions.write_text("".join(json.dumps(_prediction(one)) + "\n" for one in batch))
-        argv = [sys.executable, "-c", _EVAL, "eval", rows.name, "-p", predictions.name]
+        argv = [sys.executable, "-P", "-c", _EVAL, "eval", rows.name, "-p", predictions.name]
         argv += ["--run-id", name, "-j", str(jobs), "-t", str(int(seconds))]
         dies = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []  # with us
         with (folder / "said.txt").open("ab") as said:
@@ -80,41 +82,48 @@ async def graded(
             yield _read(one, folder / "logs" / "run_evaluation" / name / one.name / one.problem.id, folder)
 
 
-def _begun(wanted: Sequence[Wanted], folder: Path) -> str:
-    """The run's name: two of one name would remove each other's containers."""
-    _check(wanted)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return f"runoff-{digest(str(folder.resolve()), size=4)}"
-
-
-def _check(wanted: Sequence[Wanted]) -> None:
+def _begun(wanted: Sequence[Wanted], folder: Path) -> dict[str, str]:
+    """Image → its name on this machine's engine."""
     for one in wanted:
         if not one.problem.image:
-            raise SandboxUnavailable(
-                f"{one.problem.id} has no image, which the harness needs", "--grader fast needs none"
-            )
+            what = f"{one.problem.id} has no image, which the harness needs"
+            raise SandboxUnavailable(what, "--grader fast needs none")
         if one.answer.tests:
             raise SandboxUnavailable(f"{one.problem.id} is a Harbor task, not the harness's", "use --grader fast")
-    here = in_engine()
-    if not here:
-        _engine()
-    missing = {of: None for one in wanted if (of := one.problem.image) not in here and f"{of}:latest" not in here}
-    if missing:
-        first, many = next(iter(missing)), f" ({len(missing)} of the images are not)" if len(missing) > 1 else ""
-        raise SandboxUnavailable(
-            f"the image {first} is not on this machine's Docker engine{many}", f"docker pull {first}"
-        )
+    held = _held({one.problem.image for one in wanted})
+    if missing := sorted(image for image, name in held.items() if not name):
+        many = f" (of {len(held)} images {len(missing)} are not)" if len(missing) > 1 else ""
+        what = f"the image {missing[0]} is not on this machine's Docker engine{many}"
+        raise SandboxUnavailable(what, f"docker pull {missing[0]}")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return held
 
 
-def _engine() -> None:
+def _held(images: Collection[str]) -> dict[str, str]:
+    """Each image's name on the engine, in whichever form it has it; empty if in none."""
     import docker
 
     try:
-        docker.from_env(timeout=20).ping()
+        engine = docker.from_env(timeout=60)
+        engine.ping()
     except (docker.errors.DockerException, OSError):
         raise SandboxUnavailable(
             "no Docker engine answers, which the harness needs", "start one, or use --grader fast, which needs none"
         ) from None
+    found = dict.fromkeys(images, "")
+    try:
+        for image in images:
+            for name in reversed(forms(image)):
+                with suppress(docker.errors.NotFound):
+                    engine.images.get(name)
+                    found[image] = name
+    finally:
+        engine.close()
+    return found
+
+
+def _row(one: Wanted, held: Mapping[str, str]) -> dict[str, object]:
+    return reading.row(one.problem, one.answer) | {"image": held[one.problem.image]}
 
 
 def _prediction(one: Wanted) -> dict[str, str]:
