@@ -20,7 +20,6 @@ from runoff.grading.protocol import Grade, Grader
 from runoff.grading.reading import Verdict
 from runoff.grading.records import Key, Records, name_of, read, writing
 from runoff.grading.request import Request, Submission
-from runoff.instance import BadTarget
 from runoff.sandbox.backends import open_backend
 from runoff.sandbox.protocol import Raw, Sandbox, SandboxError, StoreFull
 from runoff.selection.cleaning import configures_tests
@@ -110,7 +109,7 @@ class Grading:
             prepared = await fast.prepare(sandbox, problem, answer, asked.where, tell)
         except StoreFull:
             raise  # the same for every one
-        except (SandboxError, BadTarget, OSError, ValueError) as error:
+        except Exception as error:  # an instance that is poisoned stops no other
             for one in all_of:
                 self._failed("fast", one, f"no environment: {one_line(error)[0]}")
             return
@@ -122,9 +121,10 @@ class Grading:
                     found = await fast.grade(sandbox, problem, answer, prepared, one.patch, seconds)
                 except StoreFull:
                     raise
-                except SandboxError as error:
-                    if attempt + 1 == ENOUGH:
+                except Exception as error:
+                    if attempt + 1 == ENOUGH or not isinstance(error, SandboxError):
                         self._failed("fast", one, one_line(error)[0])
+                        return
                 else:
                     self._told("fast", one.submitted, one.patch, found.verdict, found.seconds)
                     return
