@@ -295,10 +295,10 @@ def _read(
         decided = not ("selector" in said["model"] and selection.reason.startswith("ranked: "))
     else:  # nobody proposed anything, or it is not that far, or the run is of before evidence was kept
         selection, decided = view.selection, False
-    if "candidates" in said:  # an election: who writes tests there proposes nothing
-        members = evidence.members() if evidence else []
-    else:
-        members = _trajectories(units)
+    proposed = evidence.members() if evidence else []
+    members = (
+        proposed if "candidates" in said else _trajectories(units)
+    )  # who writes tests in an election proposes nothing
     known = _labelled(name, selection, evidence, account.patches, right, members)
     case = _case(name, view, selection, known, right, decided, account.context)
     update = {
