@@ -18,9 +18,9 @@ from runoff.datasets import answers, harbor, images
 from runoff.datasets.chosen import chosen
 from runoff.datasets.load import problems
 from runoff.datasets.protocol import BadDataset
+from tests.runoff.memory import SECRET, holds
 from tests.runoff.project import runoff
 
-SECRET = "the_planted_answer_7f3a91"
 IDS = ["astropy__astropy-12907", "django__django-10914", "django__django-11490", "sympy__sympy-20590"]
 
 
@@ -310,15 +310,7 @@ def memory_of(script: str, *arguments: object) -> tuple[list[str], bool]:
             line = process.stdout.readline()
             assert line, said
             said.append(line.strip())
-        found = False
-        with open(f"/proc/{process.pid}/mem", "rb", buffering=0) as held:
-            for region in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
-                bounds, rights, *_ = region.split()
-                start, stop = (int(bound, 16) for bound in bounds.split("-"))
-                if rights[0] != "r" or "[v" in region:
-                    continue
-                held.seek(start)
-                found |= SECRET.encode() in held.read(stop - start)
+        found = holds(process.pid)
         process.communicate()
     return said, found
 
