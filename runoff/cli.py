@@ -439,11 +439,110 @@ def report(**given: Any) -> None:
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.argument("instances", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON, with every trajectory.")
+def show(**given: Any) -> None:
+    """List what became of the instances of RUN: candidates, votes, what was chosen, cost. INSTANCES are ids or globs.
+
+    \b
+    runoff show runs/verified
+    runoff show runs/verified 'django__*'
+    runoff show runs/verified django__django-11099     its trajectories too
+    """
+    from runoff.reporting.listing import show_command
+
+    sys.exit(show_command(**given))
+
+
+@cli.command()
+@click.argument("folder", default="runs", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
+def ls(**given: Any) -> None:
+    """List the runs below FOLDER (runs/ if not given), the latest first: running, ended, stopped or damaged."""
+    from runoff.reporting.listing import ls_command
+
+    sys.exit(ls_command(**given))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
 def verify(**given: Any) -> None:
     """Decide a stored RUN again from its log, compare with what it submitted, and name every file that was read for it."""
     from runoff.replay import verify_command
 
     sys.exit(verify_command(**given))
+
+
+@cli.command("eval")
+@click.argument("source", metavar="PREDS|RUN", type=click.Path(exists=True, path_type=Path))
+@click.option("--dataset", required=True, metavar="DATASET", help="Its name, a file of rows, or a folder of tasks.")
+@click.option(
+    "--answers",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="FILE",
+    help="Rows that hold the answers, where the dataset's do not.",
+)
+@click.option(
+    "--grader",
+    type=click.Choice(["fast", "harness", "both"]),
+    default="fast",
+    show_default=True,
+    help="In forked states here, by the swebench package in Docker, or both, compared test by test.",
+)
+@click.option("--candidates", is_flag=True, help="Every candidate of the RUN, not only what it submitted.")
+@click.option(
+    "--instances", metavar="WHICH", help="Ids, globs, slices (0:50), @FILE; several with commas.  [default: all]"
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Say where labels of others differ, as `runoff replay` reads them.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Where grades.jsonl goes; the same command goes on.  [default: the RUN]",
+)
+@click.option(
+    "-j", "jobs", type=click.IntRange(min=1), metavar="N", help="Gradings at once.  [default: a processor each]"
+)
+@click.option(
+    "--timeout", "seconds", type=click.FloatRange(min=1), metavar="SECONDS", help="Of one grading.  [default: 1800]"
+)
+@click.option(
+    "--images",
+    type=click.Choice(["auto", "never", "always"]),
+    default="auto",
+    show_default=True,
+    help="Whether to grade fast in the dataset's images; never: environments are built.",
+)
+@click.option("--registry", metavar="HOST[/PATH]", help="Where the images are, in place of where their names say.")
+@click.option(
+    "--repositories",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="DIR",
+    help="Clones of the repositories whose environments are built.",
+)
+@click.option(
+    "--remote", metavar="URL", help="Where a repository is cloned from that is not there: 'https://…/{repo}'."
+)
+@_STATES
+@_SANDBOX
+def evaluate(**given: Any) -> None:
+    """Grade what was submitted for a dataset's problems: predictions of any agent, or a RUN of runoff's.
+
+    \b
+    runoff eval preds.json --dataset verified
+    runoff eval runs/verified --dataset verified --candidates
+    runoff eval preds.jsonl --dataset rows.jsonl --answers answers.jsonl --grader both
+
+    Writes grades.jsonl, a line a grade, and results.json in swebench's own shape. Exit code: 0 all was graded, 1 the graders
+    differ in a verdict, 2 usage, 3 something is missing, 5 something could not be told: the same command tries that again.
+    """
+    from runoff.evaluation import evaluation_command
+
+    sys.exit(evaluation_command(**given))
 
 
 @cli.command()

@@ -195,6 +195,8 @@ async def _run(
         )
         try:
             with Progress(run) as progress:
+                for remark in run.directory.remarks:
+                    progress.say(remark)
                 results = await _interruptible(run, progress)
         finally:
             await run.close()

@@ -6,7 +6,7 @@ import json
 import random
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,16 @@ AS_RUN = "as run"
 class Stored:
     """What a run directory says of its selections: the recipe's, and for each instance the evidence and the run-offs."""
 
-    def __init__(self, path: Path, told: Callable[[str, log.Record], None] = lambda name, record: None) -> None:
-        """`told` hears of every record of every instance's log, in order: all are read once. Raises BadRun, in one line."""
+    def __init__(
+        self,
+        path: Path,
+        told: Callable[[str, log.Record], None] = lambda name, record: None,
+        only: Collection[str] | None = None,
+    ) -> None:
+        """`told` hears of every record of every instance's log, in order: all are read once; or only these instances'.
+
+        Raises BadRun, in one line.
+        """
         said = asked_for(path)
         self.recipe = Recipe.model_validate(said["recipe"]).selection
         if "candidates" in said:  # an election
@@ -50,7 +58,7 @@ class Stored:
         """What the ledger says of each paid call."""
         self.evidence: dict[str, Evidence] = {}
         self._runoffs: dict[str, dict[str, Ended[Decision]]] = {}
-        for name in sorted(said["source"]):
+        for name in sorted(said["source"] if only is None else only):
             of = path / "log" / f"{name}.jsonl"
             if of.is_file():
                 self.read.append(of)

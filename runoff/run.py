@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -38,6 +39,9 @@ from runoff.sandbox.protocol import Sandbox, SandboxError, StoreFull, Value
 Status = Literal["patch", "none", "abstained", "budget", "stopped", "failed"]
 EXIT = {"patch": 0, "none": 1, "budget": 4, "failed": 5, "abstained": 6, "stopped": 130}
 """Exit code of a run that ends so. Beside these: 2 usage, 3 something is missing."""
+
+
+_CHECKED = b"# sha256 of all above: %b\n"
 
 
 class BadRun(Exception):
@@ -92,6 +96,8 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.remarks: list[str] = []
+        """What a user should be told of it."""
 
     def open(
         self,
@@ -112,13 +118,8 @@ class RunDirectory:
         file = self.path / "run.toml"
         if self.path.exists() and not self.path.is_dir():
             raise BadRun(f"{self.path} is a file; give another --out")
-        if file.exists():
-            try:
-                known = tomllib.loads(file.read_text())
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-                raise BadRun(
-                    f"{file} is damaged; the log beside it is not: move run.toml away and type the command again"
-                ) from None
+        if file.exists() and not self._set_aside(file):
+            known = tomllib.loads(file.read_text())
             if differs := [part for part in asked if known.get(part) != asked[part]]:
                 raise BadRun(
                     f"{self.path} holds a run with another {_named(differs[0], known, asked)}; give another --out"
@@ -134,7 +135,22 @@ class RunDirectory:
         about: dict[str, Any] = {"runoff": __version__, "python": platform.python_version(), "sandbox": sandbox}
         if command:
             about |= {"command": Secrets().redacted(list(command)), "folder": str(Path.cwd())}
-        write_whole(file, tomli_w.dumps(asked | {"about": about}).encode())
+        text = tomli_w.dumps(asked | {"about": about}).encode()
+        write_whole(file, text + _CHECKED % hashlib.sha256(text).hexdigest().encode())
+
+    def _set_aside(self, file: Path) -> bool:
+        """Whether what was asked for had been damaged since it was written: moved away then, and to be written again."""
+        text, mark, checksum = file.read_bytes().rpartition(_CHECKED[:-3])
+        try:
+            tomllib.loads((text + checksum * (not mark)).decode())
+            if not mark or checksum.strip() == hashlib.sha256(text).hexdigest().encode():
+                return False  # without a checksum it is as a user, or an older version, wrote it
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+            pass
+        aside = next(it for n in itertools.count(1) if not (it := file.with_name(f"{file.name}.damaged{n}")).exists())
+        file.rename(aside)
+        self.remarks.append(f"{file} had been damaged: set aside as {aside.name}, and written again")
+        return True
 
     def log(self, instance: str) -> Path:
         return self.path / "log" / f"{instance}.jsonl"

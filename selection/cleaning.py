@@ -15,6 +15,7 @@ _CACHES = frozenset(
     "__pycache__ .pytest_cache .mypy_cache .ruff_cache .tox .nox .hypothesis node_modules .git .eggs".split()
 )
 _TEST = "a test: tests are not part of a candidate"
+_CONFIGURES = "configuration of the test runner"
 _SUFFIXES = frozenset(".pyc .pyo .so .o .a .pyd .egg-info .orig .rej .pth".split())
 
 
@@ -38,12 +39,17 @@ def tests_aside(patch: bytes) -> bytes:
     return b"".join(part.text for part in file_parts(patch) if _unwanted(part) == _TEST)
 
 
+def configures_tests(patch: bytes) -> list[str]:
+    """The files of a patch by which it can have a say in what tests report."""
+    return [path for part in file_parts(patch) if _unwanted(part) == _CONFIGURES for path in part.paths]
+
+
 def _unwanted(part: FilePart) -> str | None:
     paths = [PurePosixPath(path) for path in part.paths]
     if part.binary:
         return "a binary file"
     if any(path.name in _RUNNER or _CUSTOMIZING & set(path.parts) for path in paths):
-        return "configuration of the test runner"
+        return _CONFIGURES
     if any(_CACHES & set(path.parts) or path.suffix in _SUFFIXES for path in paths):
         return "made by a tool, not part of the source"
     if paths and all(is_test(str(path)) for path in paths):

@@ -10,9 +10,9 @@ from hypothesis import settings
 settings.register_profile("runoff", deadline=None)  # machines are noisy: a slow example is no fault
 settings.load_profile("runoff")
 
-pytest_plugins = ["tests.llama", "tests.workshop"]
+pytest_plugins = ["tests.chromium", "tests.llama", "tests.workshop"]
 
-PARTS = {"docker": "needs_docker", "llama": "needs_llama", "root": "needs_root"}
+PARTS = {"chromium": "needs_chromium", "docker": "needs_docker", "llama": "needs_llama", "root": "needs_root"}
 """What can be left out → the marker of the tests that need it."""
 
 
@@ -31,8 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if "llama_server" in getattr(item, "fixturenames", ()):
-            item.add_marker("needs_llama")
+        for fixture, part in (("llama_server", "llama"), ("chromium", "chromium")):
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(PARTS[part])
     out = [PARTS[name] for name in config.getoption("--without")]
     if not config.getoption("--full"):
         out.append("full")

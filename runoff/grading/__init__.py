@@ -1,1 +1,1 @@
-"""Grading: whether a patch resolves its problem. Its process is the only one that opens an answer."""
+"""Whether patches are right. `python -m runoff.grading` is the only process that opens answers."""

@@ -24,14 +24,18 @@ class Grade(Value):
     resolved: bool | None
     """None: could not be told, which is nobody's fault but the infrastructure's, and is tried again."""
     why: str = ""
-    """Where it is not resolved: does not apply, empty, or how many tests fail; where it could not be told: what happened."""
+    """Where it is not resolved: does not apply, empty, or how many tests fail; where it could not be told: what happened; where
+    it is: what makes that doubtful, if anything does."""
     tests: dict[str, str] = {}
     """Test id → PASSED, FAILED, ERROR, SKIPPED or XFAIL, of all that FAIL_TO_PASS and PASS_TO_PASS name; MISSING if none came."""
     seconds: float = 0.0
     """Wall time of its execution."""
     gold_files: tuple[str, ...] = ()
     """Files that the gold patch changes or deletes, not those it adds: whoever solved had to be shown these. Empty: not said."""
+    check: str = ""
+    """Of all else in the line, so that a damaged one is known (see records.py)."""
 
 
 GRADES = "grades.jsonl"
-"""In a run's directory: a line a grade, made by `runoff eval`. The last line for (instance, candidate, patch, grader) counts."""
+"""In a run's directory: a line a grade, made by `runoff eval`. The last line for (instance, candidate, model, patch, grader)
+counts; read it with records.py."""

@@ -6,10 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from runoff.agent.protocol import digest
-from runoff.grading.protocol import GRADES, Grade, Grader
+from runoff.grading import records
+from runoff.grading.protocol import Grade, Grader
 from runoff.measure import Labels
 from runoff.sandbox.protocol import Value
 
@@ -83,25 +82,8 @@ class Right:
 
 
 def read_grades(run: Path) -> tuple[dict[str, list[Grade]], int]:
-    """A run's grades by instance, the last for each patch and grader; and how many lines are damaged. Empty where there are none.
-
-    A last line that is not whole, since a kill has torn it or it is being written, is no grade yet.
-    """
-    last: dict[tuple[str, str, str, str], Grade] = {}
-    damaged = 0
-    try:
-        lines = (run / GRADES).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return {}, 0
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            grade = Grade.model_validate_json(line)
-        except ValidationError:
-            damaged += number < len(lines)
-            continue
-        last[grade.instance_id, grade.candidate, grade.patch, grade.grader] = grade
+    """A run's grades by instance, and how many lines are damaged. Empty where there are none."""
+    last, damaged = records.read(run)
     found = defaultdict[str, list[Grade]](list)
     for grade in last.values():
         found[grade.instance_id].append(grade)

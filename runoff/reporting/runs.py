@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import nlargest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -71,6 +71,10 @@ class Case(Value):
     proposals: int
     candidates: int
     """Distinct ones that could be used."""
+    votes: int | None
+    """Generated tests that what is chosen passes; None: nothing is, or there is no table."""
+    tests: int
+    """Generated tests that vote."""
     right: int | None
     """Members whose candidate is right; None: not all have a label."""
     missed: tuple[str, ...] = ()
@@ -206,7 +210,7 @@ class _Known(NamedTuple):
         return None not in self.labels.values()
 
 
-class _Read(NamedTuple):
+class Read(NamedTuple):
     """An instance, and what its figures are made of."""
 
     case: Case
@@ -216,18 +220,31 @@ class _Read(NamedTuple):
     stages: dict[Stage, Took]
 
 
+class Instances:
+    """A run's instances, or some of them, each log read once."""
+
+    def __init__(self, path: Path, labels: Labels | None = None, only: Collection[str] | None = None) -> None:
+        """Raises BadRun, in one line."""
+        self.said = asked_for(path)
+        """What run.toml says."""
+        sandbox = str(self.said.get("about", {}).get("sandbox", ""))
+        accounts = {name: Account(name, sandbox) for name in sorted(self.said["source"] if only is None else only)}
+        self.stored = Stored(path, lambda name, record: accounts[name].take(record), accounts)
+        grades, self.torn = ({}, 0) if labels is not None else read_grades(path)
+        self.right = Right(labels, grades)
+        self.read = {
+            name: _read(path, name, account, self.stored, self.right, self.said) for name, account in accounts.items()
+        }
+
+
 def read_run(path: Path, letter: str, labels: Labels | None) -> Report:
     """Read a run's directory and say all of it; time and memory grow with its logs. Raises BadRun, in one line.
 
     `labels` None: by the run's own grades, where there are any.
     """
-    said = asked_for(path)
-    sandbox = str(said.get("about", {}).get("sandbox", ""))
-    accounts = {name: Account(name, sandbox) for name in said["source"]}
-    stored = Stored(path, lambda name, record: accounts[name].take(record))
-    grades, torn = ({}, 0) if labels is not None else read_grades(path)
-    right, recipe, election = Right(labels, grades), Recipe.model_validate(said["recipe"]), "candidates" in said
-    read = {name: _read(path, name, account, stored, right, said) for name, account in sorted(accounts.items())}
+    instances = Instances(path, labels)
+    read, right, stored, said = instances.read, instances.right, instances.stored, instances.said
+    recipe, election = Recipe.model_validate(said["recipe"]), "candidates" in said
     cases, units = [one.case for one in read.values()], [unit for one in read.values() for unit in one.units]
     failures, stages = _Failures(), dict[Stage, Took]()
     for one in read.values():
@@ -264,13 +281,13 @@ def read_run(path: Path, letter: str, labels: Labels | None) -> Report:
         units=len(units),
         clusters=failures.clusters(),
         disagreements=tuple(right.disagreements),
-        notes=tuple(_notes(cases, whole, right, torn)),
+        notes=tuple(_notes(cases, whole, right, instances.torn)),
     )
 
 
 def _read(
     path: Path, name: str, account: Account, stored: Stored, right: Right, said: Mapping[str, Mapping[str, Any]]
-) -> _Read:
+) -> Read:
     view, units, stages = _view(path / "views" / name / "selection.json"), account.units(), account.stages()
     if evidence := stored.evidence.get(name):
         selection = stored.decide(name, evidence, stored.recipe, sure=False)
@@ -278,7 +295,10 @@ def _read(
         decided = not ("selector" in said["model"] and selection.reason.startswith("ranked: "))
     else:  # nobody proposed anything, or it is not that far, or the run is of before evidence was kept
         selection, decided = view.selection, False
-    members = evidence.members() if "candidates" in said and evidence else _trajectories(units)
+    others = evidence.members() if evidence else []
+    members = (
+        others if "candidates" in said else _trajectories(units)
+    )  # who writes tests in an election proposes nothing
     known = _labelled(name, selection, evidence, account.patches, right, members)
     case = _case(name, view, selection, known, right, decided, account.context)
     update = {
@@ -286,7 +306,7 @@ def _read(
         "damaged": stored.damaged[name],
         "possibly_billed": account.possibly_billed,
     }
-    return _Read(case.model_copy(update=update), known, selection, units, stages)
+    return Read(case.model_copy(update=update), known, selection, units, stages)
 
 
 _NOTHING = Selection(chosen=None, reason="")
@@ -390,12 +410,14 @@ def _case(
         members=len(known.members),
         proposals=len(known.labels),
         candidates=len(selection.entries),
+        votes=next((standing.votes for standing in selection.standings if standing.entry == chosen), None),
+        tests=len(selection.table.generated) - len(selection.silent) if selection.table else 0,
         right=sum(known.members.values()) if right and known.complete else None,
         missed=missed,
     )
 
 
-def _pool(told: Mapping[str, _Read]) -> Pool | None:
+def _pool(told: Mapping[str, Read]) -> Pool | None:
     """None: there is no instance all of whose candidates have labels."""
     issues = list[outcomes.Graded]()
     for name, one in told.items():
@@ -576,4 +598,4 @@ def _notes(cases: Sequence[Case], took: Took, right: Right, torn: int) -> Iterat
         yield "This run was made before it was recorded how long models take: of time, only executions are known."
 
 
-__all__ = ["FATES", "Case", "Report", "alike", "read_run"]
+__all__ = ["FATES", "Case", "Instances", "Report", "alike", "read_run"]

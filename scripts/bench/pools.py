@@ -27,6 +27,7 @@ from runoff.agent.budget import Budget
 from runoff.agent.client import LiteLLM
 from runoff.agent.doubles import Recorded, Recording, Scripted
 from runoff.agent.protocol import Model
+from runoff.instance import Instance
 from runoff.pipeline import Entrants
 from runoff.recipe import Recipe, load_recipe
 from runoff.releases.pairs import answer, pairs
@@ -71,24 +72,24 @@ def entrants(pair: str) -> Entrants:
     return Entrants(candidates=candidates, origins={name: name for name in names})
 
 
-async def elected(target: Target, model: Model | None, out: Path, sandbox: Sandbox) -> Selection:
+async def elected(instance: Instance, pool: Entrants, model: Model | None, out: Path, sandbox: Sandbox) -> Selection:
     names = dict.fromkeys(_ROLES, "openai/by-hand") if model else {}
     run = Run(
         RunDirectory(out),
-        [target.instance],
+        [instance],
         recipe(),
         names,
         model or Scripted([]),
         sandbox,
         Budget(),
-        entrants={target.id: entrants(target.id)},
+        entrants={instance.id: pool},
     )
     try:
         (result,) = await run.solve()
     finally:
         await run.close()
     if result.outcome is None:
-        sys.exit(f"pools: {target.id}: {result.status}: {result.why}; the same command goes on")
+        sys.exit(f"{instance.id}: {result.status}: {result.why}; the same command goes on")
     return result.outcome.selection
 
 
@@ -99,7 +100,7 @@ async def row(target: Target, options: argparse.Namespace, sandbox: Sandbox) -> 
     if options.api_base:
         client = LiteLLM(api_base=options.api_base, timeout=PATIENCE)
         model = Recording(client, kept)
-    selection = await elected(target, model, options.out / target.id, sandbox)
+    selection = await elected(target.instance, entrants(target.id), model, options.out / target.id, sandbox)
     patch = selection.entry(selection.chosen).candidate.patch if selection.chosen else b""
     result = "none" if not patch else "right" if graded(target, patch, options.states) else "wrong"
     lines = RunDirectory(options.out / target.id).log(target.id).read_text().splitlines()
