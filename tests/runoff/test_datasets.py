@@ -239,6 +239,12 @@ def test_task_folders_of_swe_bench_are_read(tmp_path: Path) -> None:
         problems(str(tmp_path))
 
 
+def test_what_lies_in_the_working_directory_is_not_taken_for_a_package(tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("raise RuntimeError('the user has one of their own')\n")
+    done = runoff("dataset", task(tmp_path / "repo", "o__n-1"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_harbors_task_directories_are_read(tmp_path: Path) -> None:
     harbor_task(tmp_path, "one", '[environment]\ndocker_image = "a/b:1"\n[verifier]\ntimeout_sec = 900\n')
     harbor_task(tmp_path, "two", '[environment]\nworkdir = "/repo"\n')
