@@ -247,7 +247,7 @@ def test_what_lies_in_the_working_directory_is_not_taken_for_a_package(tmp_path:
 
 def test_harbors_task_directories_are_read(tmp_path: Path) -> None:
     harbor_task(tmp_path, "one", '[environment]\ndocker_image = "a/b:1"\n[verifier]\ntimeout_sec = 900\n')
-    harbor_task(tmp_path, "two", '[environment]\nworkdir = "/repo"\n')
+    harbor_task(tmp_path, "two", '[environment]\nworkdir = "/repo"\nos = "Linux"\n')
     one, two = problems(str(tmp_path))
     assert (one.id, one.image, one.workdir, one.statement) == ("one", "a/b:1", "/app/src", "# It breaks\n")
     assert (two.image, two.workdir) == (harbor.image("two"), "/repo")
