@@ -206,7 +206,10 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_is_on_record(folder: Pat
     mount = f'mount -t tmpfs -o size=60k none {out.parent} && exec "$@"'
     with nursery(folder, "unshare", "--mount", "sh", "-c", mount, "sh") as lives:
         inside = ("nsenter", f"--mount=/proc/{lives._process.pid}/ns/mnt")
-        codes, known = [], Counter[Asked]()
+        codes, known, ends = [], Counter[Asked](), time.monotonic() + 30
+        while subprocess.run([*inside, "mountpoint", "-q", out.parent], stderr=subprocess.DEVNULL, check=False).returncode:
+            assert time.monotonic() < ends, "it is not mounted"
+            time.sleep(0.05)
         for size in ("60k", "150k", "64m"):
             subprocess.run([*inside, "mount", "-o", f"remount,size={size}", str(out.parent)], check=True)
             codes.append(lives.live(out))
