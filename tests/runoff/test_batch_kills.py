@@ -207,7 +207,9 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_is_on_record(folder: Pat
     with nursery(folder, "unshare", "--mount", "sh", "-c", mount, "sh") as lives:
         inside = ("nsenter", f"--mount=/proc/{lives._process.pid}/ns/mnt")
         codes, known, ends = [], Counter[Asked](), time.monotonic() + 30
-        while subprocess.run([*inside, "mountpoint", "-q", out.parent], stderr=subprocess.DEVNULL, check=False).returncode:
+        while subprocess.run(
+            [*inside, "mountpoint", "-q", out.parent], stderr=subprocess.DEVNULL, check=False
+        ).returncode:
             assert time.monotonic() < ends, "it is not mounted"
             time.sleep(0.05)
         for size in ("60k", "150k", "64m"):
