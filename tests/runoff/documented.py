@@ -11,9 +11,10 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -198,6 +199,17 @@ class Place:
         (self.home / ".gitconfig").write_text("[safe]\ndirectory = *\n[user]\nname = t\nemail = t@localhost\n")
         self._files()
 
+    def runs(self, names: Iterable[str]) -> None:
+        """Runs of these names: two agents' patches of an issue of Django's, so to say, and one of them chosen."""
+        if not (made := self.here / "runs" / ".made").exists():
+            problem = {"id": "django__django-11099", "target": ".", "issue": ISSUE, "test": "python -m pytest"}
+            (self.here / "django.jsonl").write_text(json.dumps(problem) + "\n")
+            words = "runoff elect a.diff b.diff --problems django.jsonl --out runs/.made\n"
+            done = self.run(Block("", 0, "bash", words, None))
+            assert not done.returncode, done.stderr
+        for name in names:
+            shutil.copytree(made, self.here / "runs" / name)
+
     def run(self, block: Block, seconds: float = 600) -> subprocess.CompletedProcess[str]:
         """A block in the directory of its page, as it is written."""
         command = (
@@ -234,10 +246,18 @@ class Place:
         ):
             row = predicted(agent, diff)
             (here / name).write_text(json.dumps({"project": row} if name.endswith(".json") else row) + "\n")
+        row = {"instance_id": "a__b-1", "repo": "a/b", "base_commit": "0" * 40, "problem_statement": ISSUE}
+        (here / "rows.jsonl").write_text(json.dumps(row) + "\n")
+        (here / "preds").mkdir()
+        for name in ("preds.json", "other.jsonl"):
+            shutil.copyfile(here / name, here / "preds" / name)
         labels = [
-            {"instance_id": "project", "agent": agent, "resolved": agent in ("one", "a", "c", "sweagent")}
-            for agent in ("one", "two", "a", "b", "c", "sweagent", "openhands")
+            {"instance_id": name, "agent": agent, "resolved": agent in ("one", "a", "c", "sweagent")}
+            for agent in ("one", "two", "a", "b", "c", "sweagent", "openhands", "agent/one", "agent/two")
+            for name in ("project", "click", "django__django-11099")
         ]
+        shutil.copyfile(here / "problems.jsonl", here / "more-problems.jsonl")
+        shutil.copyfile(here / "predictions.jsonl", here / "more.jsonl")
         (here / "labels.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels))
         for name, text in (("agent/one", better), ("agent/two", worse)):
             for command in (
@@ -253,7 +273,7 @@ class Place:
 
 def _repository(folder: Path) -> None:
     make(folder)
-    (folder / ".gitignore").write_text("*.md\n*.jsonl\n*.json\n*.diff\nruns/\n.venv/\nscripts\nsweagent/\n")
+    (folder / ".gitignore").write_text("*.md\n*.jsonl\n*.json\n*.diff\nruns/\n.venv/\nscripts\nsweagent/\npreds/\n")
     _git(folder, "init", "-q", "-b", "main")
     _git(folder, "add", "-A")
     _git(folder, "commit", "-q", "-m", "a project")
