@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -199,12 +199,17 @@ class Place:
         (self.home / ".gitconfig").write_text("[safe]\ndirectory = *\n[user]\nname = t\nemail = t@localhost\n")
         self._files()
 
-    def runs(self, names: Iterable[str]) -> None:
+    def runs(self, names: Sequence[str]) -> None:
         """Runs of these names: two agents' patches of an issue of Django's, so to say, and one of them chosen."""
+        if not names:
+            return
         if not (made := self.here / "runs" / ".made").exists():
             problem = {"id": "django__django-11099", "target": ".", "issue": ISSUE, "test": "python -m pytest"}
             (self.here / "django.jsonl").write_text(json.dumps(problem) + "\n")
-            words = "runoff elect a.diff b.diff --problems django.jsonl --out runs/.made\n"
+            rows = [json.loads((self.here / name).read_text()) for name in ("predictions.jsonl", "other.jsonl")]
+            theirs = [row | {"instance_id": problem["id"]} for row in rows]
+            (self.here / "theirs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in theirs))
+            words = "runoff elect theirs.jsonl --problems django.jsonl --out runs/.made\n"
             done = self.run(Block("", 0, "bash", words, None))
             assert not done.returncode, done.stderr
         for name in names:

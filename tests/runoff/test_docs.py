@@ -35,6 +35,13 @@ def server() -> Iterator[Faulty]:
         yield it
 
 
+@pytest.fixture(scope="module")
+def own_servers() -> Iterator[None]:
+    """Where the pages say that vLLM and llama.cpp are."""
+    with Faulty(answer=answer, port=8000), Faulty(answer=answer, port=8080):
+        yield
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_is_one_that_the_command_line_knows(page: str) -> None:
     assert not unknown_options(page, PAGES[page].read_text())
@@ -49,8 +56,10 @@ def test_every_command_is_one_that_the_command_line_knows(page: str) -> None:
     ],
 )
 def test_the_commands_of_a_page_run_as_they_are_written(
-    page: str, tmp_path: Path, states: Path, server: Faulty
+    page: str, tmp_path: Path, states: Path, server: Faulty, request: pytest.FixtureRequest
 ) -> None:
+    if "127.0.0.1:8000/v1" in PAGES[page].read_text():
+        request.getfixturevalue("own_servers")
     place = Place(tmp_path, states, server.api_base)
     place.runs(RUNS.get(page, ()))
     failed = list[str]()
