@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,13 @@ from runoff import prepared
 from runoff.agent.budget import Budget, Prices, parse_budget, parse_price
 from runoff.agent.index import default_place
 from runoff.agent.pace import Rate, parse_rate
+from runoff.executors.means import Given
 from runoff.instance import BadTarget, Instance, local_instance
 from runoff.models import Answering, roles
 from runoff.pipeline import Models
 from runoff.progress import Progress
 from runoff.recipe import Recipe, load_recipe
 from runoff.run import Result, Run, RunDirectory, exit_code, write_views
-from runoff.sandbox.backends import open_backend
 from runoff.sandbox.environments.builder import ROOM
 from runoff.selection.protocol import Confidence
 from runoff.visible import shown
@@ -158,7 +160,106 @@ async def _run(
     from runoff.report import report
 
     budget, interrupted = budget_of(options.get("budget")), asyncio.Event()
-    model = Answering(
+    means, directory, began = means_of(names, options), RunDirectory(out), time.monotonic()
+    index = options.get("index") or default_place()
+    command = sys.argv[1:] if click.get_current_context(silent=True) else ()
+    async with AsyncExitStack() as stack:
+        run: Run
+        again = options.get("restart_drifted", False)
+        if options.get("executor", "local") == "local":
+            model, sandbox = await stack.enter_async_context(means.open(budget, interrupted))
+            if not all(directory.log(instance.id).exists() for instance in instances):
+                await sandbox.make_room(ROOM)
+            run = Run(
+                directory,
+                instances,
+                recipe,
+                names,
+                model,
+                sandbox,
+                budget,
+                restart_drifted=again,
+                interrupted=interrupted,
+                price_of=model.price_of,
+                entrants=options.get("entrants"),
+                index=index,
+                at_once=options.get("at_once"),
+                command=command,
+            )
+        else:
+            model = means.model(budget, interrupted)
+            run = await _spread(
+                stack,
+                directory,
+                instances,
+                recipe,
+                names,
+                means,
+                model,
+                budget,
+                options,
+                restart_drifted=again,
+                interrupted=interrupted,
+                index=index,
+                command=command,
+            )
+        try:
+            with Progress(run) as progress:
+                run.say = progress.say
+                for remark in run.directory.remarks:
+                    progress.say(remark)
+                results = await _interruptible(run, progress)
+        finally:
+            await run.close()
+        write_views(run.directory, results, report(run, results, seconds=time.monotonic() - began))
+        watch(run, model)
+    return run, results
+
+
+async def _spread(
+    stack: AsyncExitStack,
+    directory: RunDirectory,
+    instances: Sequence[Instance],
+    recipe: Recipe,
+    names: Models,
+    means: Given,
+    model: Answering,
+    budget: Budget,
+    options: dict[str, Any],
+    *,
+    index: Path,
+    **how: Any,
+) -> Run:
+    """The run on the nodes of a Ray cluster."""
+    from runoff.executors.cluster import cluster
+    from runoff.executors.head import Spread
+
+    if means.record:
+        raise click.UsageError("--record keeps answers on this machine; it does not go with --executor ray")
+    budget.check_prices({one for several in names.values() for one in several.splitlines()}, model.price_of)
+    address = options.get("address") or os.environ.get("RAY_ADDRESS") or "auto"
+    shared = options.get("shared", False)
+    fleet = await stack.enter_async_context(cluster(address, means.states.parent / "leased"))
+    return Spread(
+        directory,
+        instances,
+        recipe,
+        names,
+        means,
+        fleet,
+        budget,
+        model,
+        at_once=options.get("at_once") or 16,
+        shared=shared,
+        workers=means.most(),
+        index=index if shared else None,
+        **how,
+    )
+
+
+def means_of(names: Models, options: dict[str, Any]) -> Given:
+    """What the options say of who answers and where things run."""
+    return Given(
         names,
         api_base=options.get("api_base"),
         prices=prices_of(options, names),
@@ -167,43 +268,11 @@ async def _run(
         native_tools={"native": True, "text": False}.get(options.get("tools") or ""),
         several={"several": True, "one": False}.get(options.get("samples") or ""),
         record=options.get("record"),
-        budget=budget,
-        stop=interrupted,
+        sandbox=options.get("sandbox") or "auto",
+        states=states(options),
+        limit=options.get("states_limit"),
+        index_hosts=tuple(options.get("index_hosts", ())),
     )
-    model.check()
-    began = time.monotonic()
-    limit, index_hosts = options.get("states_limit"), options.get("index_hosts", ())
-    backend = options.get("sandbox") or "auto"
-    async with open_backend(backend, states(options), limit=limit, index_hosts=index_hosts) as sandbox:
-        if not all(RunDirectory(out).log(instance.id).exists() for instance in instances):
-            await sandbox.make_room(ROOM)
-        run = Run(
-            RunDirectory(out),
-            instances,
-            recipe,
-            names,
-            model,
-            sandbox,
-            budget,
-            restart_drifted=options.get("restart_drifted", False),
-            interrupted=interrupted,
-            price_of=model.price_of,
-            entrants=options.get("entrants"),
-            index=options.get("index") or default_place(),
-            at_once=options.get("at_once"),
-            command=sys.argv[1:] if click.get_current_context(silent=True) else (),
-        )
-        try:
-            with Progress(run) as progress:
-                for remark in run.directory.remarks:
-                    progress.say(remark)
-                results = await _interruptible(run, progress)
-        finally:
-            await run.close()
-            await model.close()
-        write_views(run.directory, results, report(run, results, seconds=time.monotonic() - began))
-        watch(run, model)
-    return run, results
 
 
 async def _interruptible(run: Run, progress: Progress) -> list[Result]:
