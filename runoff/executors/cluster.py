@@ -52,7 +52,11 @@ class Cluster:
         self._actor = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(Worker)
 
     async def nodes(self) -> dict[str, str]:
-        known = await asyncio.to_thread(self._ray.nodes)
+        try:
+            known = await asyncio.to_thread(self._ray.nodes)
+        except self._ray.exceptions.RayError as error:
+            said = " ".join(str(error).split())[:200]
+            raise BadRun(f"the Ray cluster is gone: {said}; the same command goes on with another") from None
         return {
             node["NodeID"]: f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})" for node in known if node["Alive"]
         }

@@ -219,7 +219,10 @@ class Spread(Run):
         """Lines into their log, and what they cost into the budget; the worker is told when they are there."""
         world = self.worlds[said.instance]
         before = len(world.log.ledger)
-        written = world.log.receive(said.lines, sync=said.sync)
+        try:
+            written = world.log.receive(said.lines, sync=said.sync)
+        except ValueError as error:
+            raise Lost(str(error)) from None
         for line in world.log.ledger[before:]:
             world.add(line["t"], priced(line, self._price_of), line["model"])
 
