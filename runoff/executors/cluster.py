@@ -57,9 +57,7 @@ class Cluster:
         except self._ray.exceptions.RayError as error:
             said = " ".join(str(error).split())[:200]
             raise BadRun(f"the Ray cluster is gone: {said}; the same command goes on with another") from None
-        return {
-            node["NodeID"]: f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})" for node in known if node["Alive"]
-        }
+        return {node["NodeID"]: node["NodeManagerAddress"] for node in known if node["Alive"]}
 
     async def start(self, node: str, job: Job) -> tuple[_Actor, Hello]:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

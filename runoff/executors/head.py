@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter, deque
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from runoff.executors.protocol import (
 from runoff.instance import Instance, packed
 from runoff.pipeline import Models
 from runoff.recipe import Recipe
-from runoff.run import BadRun, Result, Run, RunDirectory
+from runoff.run import BadRun, Result, Run, RunDirectory, write_whole
 from runoff.sandbox.environments.builder import Contents
 from runoff.sandbox.protocol import Sandbox, SandboxUnavailable, StoreFull
 
@@ -45,8 +46,8 @@ LOSSES = 5
 class _Place:
     """A worker, and what is leased to it."""
 
-    def __init__(self, node: str, worker: Away) -> None:
-        self.node, self.worker = node, worker
+    def __init__(self, node: str, address: str, worker: Away) -> None:
+        self.node, self.address, self.worker = node, address, worker
         self.leased: dict[str, int] = {}
         """Instance → epoch."""
         self.written: list[int] = []
@@ -105,6 +106,10 @@ class Spread(Run):
         self._at: dict[str, _Place] = {}
         self._attending: dict[str, asyncio.Task[None]] = {}
         self._unfit: dict[str, Exception] = {}
+        self._addresses: dict[str, str] = {}
+        self._homes = directory.path / "nodes.json"
+        self._home: dict[str, str] = _read(self._homes)
+        """Instance → the address of the node that has its states: it is leased there again as long as that is alive."""
         self._sources: dict[str, Awaitable[Contents]] = {}
         self._sending = set[asyncio.Task[None]]()
         self._among = 1
@@ -139,7 +144,8 @@ class Spread(Run):
             room = None if self._most is None else max(0, self._most - len(self._attending))
             self._among = max(1, min(len(nodes.keys() - self._unfit.keys()), self._most or len(nodes)))
             for node in wanted[:room]:
-                task = self._attending[node] = asyncio.create_task(self._attend(node, nodes[node]))
+                self._addresses[node] = nodes[node]
+                task = self._attending[node] = asyncio.create_task(self._attend(node, f"{nodes[node]} ({node[:6]})"))
                 task.add_done_callback(self._failed)
             if nodes and nodes.keys() <= self._unfit.keys():
                 raise next(iter(self._unfit.values()))
@@ -169,6 +175,8 @@ class Spread(Run):
                 self._unfit[node] = SandboxUnavailable(f"{name} lost {failures} workers in a row", "look at its logs")
         finally:
             self._attending.pop(node, None)
+            self._addresses.pop(node, None)
+            self._lease()
 
     async def _begin(self, node: str, name: str) -> _Place | None:
         """A worker there, told what is known; None if it cannot work."""
@@ -184,7 +192,7 @@ class Spread(Run):
             self._unfit[node] = wrong
             self.say(f"{name} does no work: {wrong}")
             return None
-        place = self._at[node] = _Place(node, worker)
+        place = self._at[node] = _Place(node, self._addresses[node], worker)
         if self.stopping:
             self._order(place, stop=True)
         self._lease()
@@ -251,22 +259,29 @@ class Spread(Run):
         self.changed()
 
     def _lease(self) -> None:
-        """Give out what waits: always to whoever has least."""
-        while self._waiting and not self.stopping and not self._over.done():
-            free = [place for place in self._workers() if len(place.leased) < self._at_once]
+        """Give out what waits: to whoever has least, but what was begun on a node that is alive only there."""
+        if self.stopping or self._over.done():
+            return
+        begun, known = set(self._addresses.values()), dict(self._home)
+        for instance in list(self._waiting):
+            free = [place for place in self._at.values() if len(place.leased) < self._at_once]
             if not free:
-                return
-            place = min(free, key=lambda place: len(place.leased))
-            instance = self._waiting.popleft()
+                break
+            home = self._home.get(instance.id)
+            there = [place for place in free if place.address == home]
+            if not there and home in begun:
+                continue
+            place = min(there or free, key=lambda place: len(place.leased))
+            self._waiting.remove(instance)
+            self._home[instance.id] = place.address
             self._epochs[instance.id] += 1
             place.leased[instance.id] = self._epochs[instance.id]
             sending = asyncio.create_task(self._send(place, instance, self._epochs[instance.id]))
             self._sending.add(sending)
             sending.add_done_callback(self._sending.discard)
             sending.add_done_callback(self._failed)
-
-    def _workers(self) -> list[_Place]:
-        return list(self._at.values())
+        if self._home != known:
+            write_whole(self._homes, json.dumps(self._home, indent=0, sort_keys=True).encode())
 
     async def _send(self, place: _Place, instance: Instance, epoch: int) -> None:
         contents = None
@@ -329,6 +344,15 @@ class _Elsewhere:
 
     def refer(self, path: Path) -> None:
         pass
+
+
+def _read(file: Path) -> dict[str, str]:
+    """What is there; nothing where it is missing or damaged: it is a preference."""
+    try:
+        known = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(at) for name, at in known.items()} if isinstance(known, dict) else {}
 
 
 def _raised(broke: Broke) -> Exception:

@@ -158,7 +158,7 @@ class Fleet(Protocol):
     """The nodes there are."""
 
     async def nodes(self) -> dict[str, str]:
-        """Those that are alive, and how people call them."""
+        """Those that are alive, and their addresses. Two nodes of one machine have the same."""
         ...
 
     async def start(self, node: str, job: Job) -> tuple[Away, Hello]:

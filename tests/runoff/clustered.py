@@ -1,7 +1,7 @@
 """A batch on a Ray cluster: the process that the kill tests kill, and what its workers answer and execute with.
 
-Its arguments: a folder in which `batched` recorded, and JSON {"address", "out", "life", "at_once", "pause", "names"}.
-Executions are played as they were recorded, answers come after `pause` seconds.
+Its arguments: a folder in which `batched` recorded, and JSON {"address", "out", "life", "at_once", "pause", "names", "budget"};
+without an address it is run by this process alone. Executions are played as they were recorded, answers come after `pause` seconds.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import json
 import os
 import pickle
 import sys
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,27 +69,24 @@ async def batch(folder: Path, wanted: dict[str, Any]) -> None:
     means = Means(folder, folder / f"{out.name}.asked", wanted["life"], wanted.get("pause", 0))
     budget = parse_budget(wanted["budget"]) if wanted.get("budget") else Budget()
     model = Answering(means.notes, means.life, 0)
-    async with cluster(wanted["address"], folder / "leased") as fleet:
-        run: Run = Spread(
-            RunDirectory(out),
-            instances,
-            recipe,
-            roles(["m"]),
-            means,
-            fleet,
-            budget,
-            model,
-            at_once=wanted.get("at_once", 2),
-        )
+    about = (RunDirectory(out), instances, recipe, roles(["m"]))
+    many = wanted.get("at_once", 2)
+    async with AsyncExitStack() as stack:
+        run: Run
+        if wanted.get("address"):
+            fleet = await stack.enter_async_context(cluster(wanted["address"], folder / "leased"))
+            run = Spread(*about, means, fleet, budget, model, at_once=many)
+        else:
+            run = Run(*about, *await stack.enter_async_context(means.open(budget, None)), budget, at_once=many)
         run.say = lambda text: print(text, file=sys.stderr, flush=True)
         print("begun", flush=True)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began, used = time.monotonic(), time.process_time()
         try:
             results = await run.solve()
         finally:
             await run.close()
-        print(json.dumps({"seconds": loop.time() - began, "spent": budget.spent()}), flush=True)
+        took = {"seconds": time.monotonic() - began, "processor": time.process_time() - used}
+        print(json.dumps(took | {"spent": budget.spent()}), flush=True)
     write_views(run.directory, results, report(run, results, seconds=0))
 
 

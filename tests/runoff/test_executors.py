@@ -70,11 +70,14 @@ class Stage:
     def __init__(self, *scenes: Any, hello: Hello = Hello(__version__, None)) -> None:
         self._scenes, self._hello = list(scenes), hello
         self.workers: list[Acted] = []
+        self.alive = {"n": "10.0.0.1"}
+        self.started: list[str] = []
 
     async def nodes(self) -> dict[str, str]:
-        return {"n": "the node"}
+        return dict(self.alive)
 
     async def start(self, node: str, job: Job) -> tuple[Away, Hello]:
+        self.started.append(node)
         self.workers.append(Acted(self._scenes.pop(0) if self._scenes else None))
         return self.workers[-1], self._hello
 
@@ -166,6 +169,31 @@ def test_an_instance_that_takes_its_workers_along_fails_alone(tmp_path: Path) ->
     assert "lost 3 times" in result.why
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_was_begun_on_a_node_goes_on_there_while_it_is_alive(tmp_path: Path, dies: bool) -> None:
+    """Its states are there: elsewhere its environment would be made again."""
+    at = list[str]()
+
+    def lost(lease: Lease) -> str:
+        at.append(stage.started[-1])
+        if dies:
+            del stage.alive["n"]
+        stage.alive["o"] = "10.0.0.2"
+        return "lost"
+
+    def done(lease: Lease) -> list[Said]:
+        at.extend(node for node, worker in zip(stage.started, stage.workers, strict=True) if lease in leased(worker))
+        return [ended(lease)]
+
+    stage = Stage(lost, done, done, done)
+    spread(tmp_path / "out", stage)
+    assert at == ["n", "o" if dies else "n"]
+
+
+def leased(worker: Acted) -> list[Lease]:
+    return [lease for told in worker.told for lease in told.leases]
+
+
 def test_what_was_spent_comes_with_each_acknowledgement(tmp_path: Path) -> None:
     paid = lines(tmp_path, ask("one"))
     stage = Stage(lambda lease: [Wrote("i", lease.epoch, 3, paid, True)])
@@ -206,7 +234,7 @@ def test_damaged_lines_are_not_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("hello", "error", "says"),
     [
-        (Hello("0.0.1", None), BadRun, "the node has runoff 0.0.1"),
+        (Hello("0.0.1", None), BadRun, "has runoff 0.0.1, this is"),
         (
             Hello(__version__, Broke("model", "m needs a key", "set KEY", 3)),
             ModelMisconfigured,
