@@ -33,6 +33,7 @@ async def cluster(address: str, sources: Path) -> AsyncIterator[Cluster]:
         import ray
     except ImportError:
         raise SandboxUnavailable("Ray is not installed", "pip install 'runoff[ray]', on every node") from None
+    await _reached(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="runoff")
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -42,6 +43,21 @@ async def cluster(address: str, sources: Path) -> AsyncIterator[Cluster]:
         yield Cluster(ray, sources)
     finally:
         ray.shutdown()
+
+
+async def _reached(address: str) -> None:
+    """Ray itself tries an address at which nobody is for minutes, and then says little. Raises BadRun."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if "/" in address or not host or not port.isdecimal():
+        raise BadRun(f"--address {address}: give the HOST:PORT that ray start --head printed, or auto")
+    try:
+        async with asyncio.timeout(10):
+            _, there = await asyncio.open_connection(host.strip("[]"), int(port))
+        there.close()
+    except (OSError, TimeoutError) as error:
+        raise BadRun(f"no Ray cluster is at {address}: {error or 'no answer'}; begin one: ray start --head") from None
 
 
 class Cluster:

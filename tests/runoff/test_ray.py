@@ -20,8 +20,10 @@ from typing import Any
 
 import pytest
 
+from runoff.agent.faulty import Faulty
 from runoff.agent.log import read
 from tests.runoff.batched import NAMES
+from tests.runoff.project import ISSUE, answer, make, runoff
 from tests.runoff.test_batch_kills import asked, intents, outcome, replies
 from tests.runoff.test_batch_kills import folder as folder
 from tests.runoff.test_kill import CALLS
@@ -166,6 +168,36 @@ def test_a_budget_holds_for_all_workers_together(folder: Path, nodes: Nodes) -> 
     assert said["spent"][2] == made == sum(r["kind"] == "ask" for r in recorded)
     assert 20 <= made <= 20 + 2 * 8, "no more than what was on its way when it was spent"
     assert any(r["kind"] == "stopped" and r["reason"] == "budget" for r in recorded)
+
+
+def test_the_commands_solve_on_a_cluster(tmp_path: Path, states: Path, nodes: Nodes) -> None:
+    """All of it: the repository sent along, a real sandbox on the node, the model asked from there."""
+    problems, out = tmp_path / "problems.jsonl", tmp_path / "out"
+    problems.write_text(json.dumps({"id": "one", "target": str(make(tmp_path / "p")), "issue": ISSUE}) + "\n")
+    where = ("--executor", "ray", "--address", nodes.address, "--states", states, "--out", out)
+    how = ("--model", "openai/any", "-n", "1", "--price", "1,1", "--budget", "5", "--setup", "true")
+    with Faulty(answer=answer) as server:
+        done = runoff("solve", problems, *how, *where, "--api-base", server.api_base, env=ALONE)
+        asked = len(server.requests)
+    assert done.returncode == 0, done.stderr
+    assert "if values else 0" in (out / "patch.diff").read_text()
+    billed = [r for r in read(out / "log" / "one.jsonl") if r["kind"] == "ask"]
+    assert len(billed) == asked
+    assert all(r["result"]["cost"] for r in billed)
+    assert "one" in json.loads((out / "nodes.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [("127.0.0.1:1", "no Ray cluster is at 127.0.0.1:1"), ("ray://there", "give the HOST:PORT")],
+)
+def test_no_cluster_there_is_one_line(tmp_path: Path, address: str, says: str) -> None:
+    about = ("--issue", ISSUE, "--model", "openai/any", "--executor", "ray", "--out", tmp_path / "out")
+    done = runoff("solve", make(tmp_path / "p"), *about, "--address", address, env={"OPENAI_API_KEY": "x"})
+    assert done.returncode == 2
+    assert says in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.full
