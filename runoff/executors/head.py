@@ -267,6 +267,10 @@ class Spread(Run):
             free = [place for place in self._at.values() if len(place.leased) < self._at_once]
             if not free:
                 break
+            if self._suspected(instance.id):
+                free = [place for place in free if not any(map(self._suspected, place.leased))]
+                if not free:
+                    continue
             home = self._home.get(instance.id)
             there = [place for place in free if place.address == home]
             if not there and home in begun:
@@ -282,6 +286,11 @@ class Spread(Run):
             sending.add_done_callback(self._failed)
         if self._home != known:
             write_whole(self._homes, json.dumps(self._home, indent=0, sort_keys=True).encode())
+
+    def _suspected(self, instance: str) -> bool:
+        """Whether workers were lost with it, and it may be the reason: no worker has two of those, so that the one which is
+        takes none of the others along to the end."""
+        return self._losses[instance] >= 2
 
     async def _send(self, place: _Place, instance: Instance, epoch: int) -> None:
         contents = None

@@ -70,6 +70,12 @@ class Worker:
         return said
 
     async def tell(self, told: Told) -> None:
+        try:
+            self._hark(told)
+        except Exception as error:  # nobody waits for what this comes to
+            self.say(Broke("mistake", f"{type(error).__name__}: {error}"))
+
+    def _hark(self, told: Told) -> None:
         self._budget.learn(told.spent)
         for number in told.written:
             if (written := self._unwritten.pop(number, None)) and not written.done():

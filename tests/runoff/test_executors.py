@@ -93,8 +93,9 @@ ONE = Instance(id="i", statement="it is wrong\n", digest="d")
 def spread(out: Path, fleet: Stage, **how: Any) -> tuple[list[Result], Spread]:
     async def inside() -> tuple[list[Result], Spread]:
         budget, recipe = how.pop("budget", Budget()), load_recipe("hybrid", [])
-        about = (RunDirectory(out), [ONE], recipe, roles(["m"]), None, fleet, budget, Nobody())
-        run = Spread(*about, at_once=2, **how)  # type: ignore[arg-type]
+        instances = how.pop("instances", [ONE])
+        about = (RunDirectory(out), instances, recipe, roles(["m"]), None, fleet, budget, Nobody())
+        run = Spread(*about, **({"at_once": 2} | how))  # type: ignore[arg-type]
         try:
             return await asyncio.wait_for(run.solve(), 30), run
         finally:
@@ -124,7 +125,8 @@ def ask(path: str) -> dict[str, Any]:
 
 
 def ended(lease: Lease) -> Finished:
-    return Finished("i", lease.epoch, Result(instance="i", status="none"))
+    name = lease.instance.id
+    return Finished(name, lease.epoch, Result(instance=name, status="none"))
 
 
 def test_lines_of_a_lease_that_is_over_are_refused(tmp_path: Path) -> None:
@@ -167,6 +169,15 @@ def test_an_instance_that_takes_its_workers_along_fails_alone(tmp_path: Path) ->
     (result,), _ = spread(tmp_path / "out", Stage(*[lambda lease: "lost"] * 3), losses=3)
     assert result.status == "failed"
     assert "lost 3 times" in result.why
+
+
+def test_an_instance_that_takes_its_workers_along_takes_no_other_to_the_end(tmp_path: Path) -> None:
+    def scene(lease: Lease) -> list[Said] | str:
+        return "lost" if lease.instance.id == "poison" else [ended(lease)]
+
+    instances = [ONE.model_copy(update={"id": name}) for name in ("poison", "a", "b", "c")]
+    results, _ = spread(tmp_path / "out", Stage(*[scene] * 9), instances=instances, at_once=4, losses=4)
+    assert [result.status for result in results] == ["failed", "none", "none", "none"]
 
 
 @pytest.mark.parametrize("dies", [False, True])
