@@ -160,6 +160,7 @@ def test_a_killed_head_goes_on_by_the_same_command(folder: Path, nodes: Nodes) -
     assert [call for life, call in asked(folder, out) if call in known[life]] == []
 
 
+@pytest.mark.full
 def test_a_budget_holds_for_all_workers_together(folder: Path, nodes: Nodes) -> None:
     driver = Driver(folder, out := folder / "budget", nodes.address, budget="20calls", pause=0.01)
     said, _ = driver.end()
