@@ -9,12 +9,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from runoff.run import Run
+from runoff.selection.elect import EVIDENCE
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
 _PLAIN = 10.0  # seconds between two plain lines about one instance
+_FEW = 20
+"""Instances that a table shows one by one."""
 
 
 class Progress:
@@ -25,6 +28,10 @@ class Progress:
         self._live: Live | None = None
         self._said: dict[str, tuple[str, float]] = {}
         self._terminal = sys.stderr.isatty()
+        decided = (world.log.effects.get("selection", {}) for world in run.worlds.values())
+        self._before = sum(any(path.startswith(EVIDENCE) for path in effects) for effects in decided)
+        """Instances that an earlier life had decided: they end at once and say nothing of the time left."""
+        self._ended = 0
 
     def __enter__(self) -> Progress:
         self._run.changed = self.look
@@ -56,6 +63,9 @@ class Progress:
         now = time.monotonic()
         if self._live:
             return
+        if len(self._run.worlds) > _FEW and len(self._run.results) > self._ended:
+            self._ended = len(self._run.results)
+            self.say(f"[{now - self._began:5.1f}s] {self.batch()}")
         for name in self._run.worlds:
             stage = self._run.stages.get(name, "")
             said, when = self._said.get(name, ("", -_PLAIN))
@@ -106,14 +116,31 @@ class Progress:
         return "" if not share or share == 1 else f"~{passed / share - passed:.0f} s"
 
     def _table(self) -> Table:
+        """Those in progress, as many as fit; the others as counts."""
         from rich.table import Table
         from rich.text import Text
 
+        stages = {name: self._run.stages.get(name, "") for name in self._run.worlds}
+        few = len(stages) <= _FEW
+        shown = [name for name, stage in stages.items() if few or (stage and name not in self._run.results)]
+        over = max(0, len(shown) - _FEW)
         table = Table(title=f"runoff · {time.monotonic() - self._began:.0f} s · {self.money()}", expand=False)
-        counts = {name: self._counts(name) for name in self._run.worlds}
+        counts = {name: self._counts(name) for name in shown[:_FEW]}
         for column in ("instance", "stage", *next(iter(counts.values()), {}), "left"):
             table.add_column(column)
         for name, counted in counts.items():
-            cells = (name, self._run.stages.get(name, "waiting"), *counted.values(), self._left(name))
+            cells = (name, stages[name] or "waiting", *counted.values(), self._left(name))
             table.add_row(*map(Text, cells))
+        if not few:
+            table.caption = self.batch() + (f"; {over} in progress are not shown" if over else "")
         return table
+
+    def batch(self) -> str:
+        """How far many instances are, and the time left as if the others took what those that ended took."""
+        ended, total = len(self._run.results), len(self._run.worlds)
+        begun = sum(bool(stage) for stage in self._run.stages.values())
+        how = Counter(result.status for result in self._run.results.values())
+        said = ", ".join(f"{count} {status}" for status, count in how.most_common()) or "none ended"
+        fresh = ended - self._before
+        left = f"; ~{(time.monotonic() - self._began) / fresh * (total - ended) / 60:.0f} min left" if fresh > 0 else ""
+        return f"{ended} of {total} ended ({said}), {begun - ended} in progress, {total - begun} waiting{left}"

@@ -77,7 +77,7 @@ def written(
         "answers": str(answers) if answers else None,
         "base": base,
     }
-    command = [sys.executable, "-m", "runoff.datasets.write"]
+    command = [sys.executable, "-P", "-m", "runoff.datasets.write"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
     if done.returncode:
         raise BadDataset((done.stderr.strip().splitlines() or ["writing tasks failed"])[-1])

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 REWARD = "/logs/verifier/reward.txt"
 """Where test.sh writes a number, in the container; or an object of numbers, to reward.json."""
@@ -26,6 +26,11 @@ class Environment(_Read):
     docker_image: str | None = None
     workdir: str | None = None
     os: Literal["linux"] = "linux"
+
+    @field_validator("os", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
 
 class Verifier(_Read):

@@ -41,7 +41,7 @@ def _releases() -> list[Problem]:
 
 def _parted(reference: str) -> list[Problem]:
     done = subprocess.run(
-        [sys.executable, "-m", "runoff.datasets.split", reference],
+        [sys.executable, "-P", "-m", "runoff.datasets.split", reference],
         capture_output=True,
         check=False,
         stdin=subprocess.DEVNULL,

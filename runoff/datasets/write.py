@@ -1,7 +1,7 @@
 """The process that writes problems with their answers as task folders: `python -m runoff.datasets.write`.
 
-Standard input: {"format", "folder", "dataset", "ids", "answers", "base"} as JSON. Written are release pairs, and for the swebench
-harness rows that name an image and an eval script. Exit code 2 with one line where one cannot be.
+Standard input: {"format", "folder", "dataset", "problems", "answers", "base"} as JSON. Written are release pairs, and rows that name
+an image and an eval script. Exit code 2 with one line where one cannot be.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from typing import Any
 
 import tomli_w
 
-from runoff.datasets import answers, dockerfiles, harbor, hidden, images
+from runoff.datasets import answers, dockerfiles, harbor, hidden, images, judge
 from runoff.datasets.protocol import Answer, BadDataset, Problem
 from runoff.releases import pairs as releases
-from runoff.sandbox.protocol import REPO
 
 _NAME = "runoff/releases"
 
@@ -60,39 +59,64 @@ def swebench(problem: Problem, answer: Answer, base: str) -> dict[str, str]:
 
 def harbor_task(problem: Problem, answer: Answer, base: str) -> dict[str, str]:
     """The files of a Harbor task directory."""
-    if not problem.release:
-        raise BadDataset(f"{problem.id} cannot be written: only release pairs are, as Harbor task directories")
-    one = releases.pair(problem.release)
-    name, text = hidden.check(one)
+    if problem.release:
+        one = releases.pair(problem.release)
+        name, text = hidden.check(one)
+        known = {"project": one.project, "release": one.version}
+        environment = dockerfiles.files(one, base)
+        tests, run = {name: text}, hidden.run(name, f"/tests/{name}")
+    elif problem.image and answer.eval_script and answer.log_parser == hidden.PARSER:
+        known = {"repo": problem.repo, "base_commit": problem.base_commit}
+        environment = {"Dockerfile": f"FROM {problem.image}\nSTOPSIGNAL SIGKILL\n"}
+        named = {"FAIL_TO_PASS": answer.fail_to_pass, "PASS_TO_PASS": answer.pass_to_pass}
+        text = Path(judge.__file__).read_text()
+        tests = {"eval.sh": _with_exit_code(answer.eval_script), "tests.json": json.dumps(named), "judge.py": text}
+        run = "bash /tests/eval.sh >/tmp/output 2>&1; python3 /tests/judge.py /tmp/output /tests/tests.json"
+    else:
+        raise BadDataset(
+            f"{problem.id} cannot be written for Harbor: it is no release pair, and not a row with an image and a script whose "
+            f"output {hidden.PARSER} reads"
+        )
     about = {
         "schema_version": "1.4",
         "task": {
             "name": f"runoff/{problem.id}",
             "version": "1.0.0",
             "description": problem.statement.splitlines()[0].lstrip("# "),
-            "keywords": ["bug", one.registry],
+            "keywords": ["bug"],
         },
-        "metadata": {"project": one.project, "release": one.version},
+        "metadata": known,
         "verifier": {"timeout_sec": answer.seconds},
         "agent": {"timeout_sec": 3600.0},
-        "environment": {"build_timeout_sec": 1800.0, "workdir": REPO},
+        "environment": {"build_timeout_sec": 1800.0, "workdir": problem.workdir},
     }
     test = f"""#!/bin/bash
-# The reward is 1 where the hidden check passes, 0 where it does not.
+# The reward is 1 where the tests pass that must, else 0.
 mkdir -p {harbor.REWARD.rpartition("/")[0]}
-if ({hidden.run(name, f"/tests/{name}")}); then reward=1; else reward=0; fi
+if ({run}); then reward=1; else reward=0; fi
 echo "$reward" >{harbor.REWARD}
 """
-    solve = f"#!/bin/bash\nset -euo pipefail\ncd {REPO}\ngit apply /solution/good.diff\n"
+    where = f"The repository is in `{problem.workdir}`. Change it so that this is resolved."
+    solve = f"#!/bin/bash\nset -euo pipefail\ncd {problem.workdir}\ngit apply /solution/good.diff\n"
     return {
         "task.toml": tomli_w.dumps(about),
-        "instruction.md": f"{problem.statement.rstrip()}\n\nThe repository is in `{REPO}`. Change it so that this is resolved.\n",
-        **{f"environment/{path}": file for path, file in dockerfiles.files(one, base).items()},
+        "instruction.md": f"{problem.statement.rstrip()}\n\n{where}\n",
+        **{f"environment/{path}": file for path, file in environment.items()},
         "tests/test.sh": test,
-        f"tests/{name}": text,
+        **{f"tests/{path}": file for path, file in tests.items()},
         "solution/solve.sh": solve,
         "solution/good.diff": answer.patch,
     }
+
+
+def _with_exit_code(script: str) -> str:
+    """With the lines by which the harness tells the tests' own exit code, which `judge` reads."""
+    code = f'echo "{judge.CODE}: $SWEBENCH_TEST_EXIT_CODE"'
+    lines = script.split("\n")
+    end = next((n for n, line in enumerate(lines) if judge.END in line), None)
+    if end is None:
+        return script
+    return "\n".join([*lines[:end], "SWEBENCH_TEST_EXIT_CODE=$?", lines[end], code, *lines[end + 1 :]])
 
 
 _FORMATS = {"swebench": swebench, "harbor": harbor_task}

@@ -19,6 +19,7 @@ from runoff.bench.sources import Where, instance
 from runoff.datasets.protocol import Answer, Problem
 from runoff.grading import reading, script
 from runoff.grading.reading import Verdict
+from runoff.sandbox.environments import builder
 from runoff.sandbox.protocol import Execution, Image, Limits, Raw, Refused, Sandbox, SandboxLost, State, Value
 
 _APPLYING = Limits(seconds=300, file_size=1 << 40)
@@ -84,7 +85,7 @@ async def grade(
     of = prepared.environment
     if of and of.needs_build(patch):
         build = ("sh", "-ec", of.build or "true")
-        done = _ended(await sandbox.execute(state, build, Limits(seconds=900), env=env, cwd=cwd))
+        done = _ended(await sandbox.execute(state, build, Limits(seconds=900), env=builder.AGAIN | env, cwd=cwd))
         took += done.seconds
         if done.exit_code != 0 or done.after is None:
             return wrong(f"does not build: {last_lines(done.text)}")

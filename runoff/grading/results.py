@@ -10,7 +10,8 @@ from runoff.grading.records import Key
 from runoff.sandbox.protocol import Value
 from runoff.selection.estimators.probabilities import clopper_pearson
 
-NOT_RUN = ("does not apply", "does not build", "the tests timed out", "the tests were killed", "the tests wrote more")
+TIMED_OUT = "the tests timed out"
+NOT_RUN = ("does not apply", "does not build", TIMED_OUT, "the tests were killed", "the tests wrote more")
 """How `Grade.why` begins where the tests came to no report: the harness counts these as errors."""
 
 
@@ -65,7 +66,8 @@ def oracle(grades: Iterable[Grade], grader: Grader) -> tuple[int, int]:
 def report(grades: Collection[Grade], instances: Collection[str]) -> dict[str, Any]:
     """In the shape of swebench's own (schema_version 2), for one model's submissions by one grader.
 
-    An instance that could not be told is among the errors and the infrastructure's failures.
+    An instance that could not be told is among the errors and the infrastructure's failures; whether a time-out is the patch's
+    fault is ambiguous.
     """
     empty = {grade.instance_id for grade in grades if not grade.patch}
     untold = {grade.instance_id for grade in grades if grade.resolved is None}
@@ -81,7 +83,7 @@ def report(grades: Collection[Grade], instances: Collection[str]) -> dict[str, A
         "resolved": resolved,
         "unresolved": completed - resolved,
         "infra_failure": untold,
-        "ambiguous_failure": set[str](),
+        "ambiguous_failure": {grade.instance_id for grade in grades if grade.why.startswith(TIMED_OUT)},
         "error": errors,
     }
     counts = {f"{name}_instances": len(of) for name, of in ids.items() if name != "incomplete"}

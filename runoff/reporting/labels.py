@@ -82,7 +82,7 @@ class Right:
 
 
 def read_grades(run: Path) -> tuple[dict[str, list[Grade]], int]:
-    """A run's grades by instance, and how many lines are damaged. Empty where there are none."""
+    """A run's grades by instance, and how many lines are damaged."""
     last, damaged = records.read(run)
     found = defaultdict[str, list[Grade]](list)
     for grade in last.values():

@@ -108,7 +108,7 @@ def test_a_killed_batch_ends_as_if_nothing_had_happened(
     folder: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     full = request.config.getoption("--full")
-    wanted, seed = 1000 if full else 12, random.randrange(1 << 30)
+    wanted, seed = 1000 if full else 6, random.randrange(1 << 30)
     dice, kills, rounds, calls, again, began = random.Random(seed), 0, 0, 0, 0, time.monotonic()
     expected = outcome(folder / "calm")
     assert len(replies(folder / "calm")) == CALLS * len(NAMES)
@@ -145,7 +145,7 @@ def test_damaged_files_are_named_set_aside_and_made_again(
     folder: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     full = request.config.getoption("--full")
-    wanted, seed = 1000 if full else 12, random.randrange(1 << 30)
+    wanted, seed = 1000 if full else 6, random.randrange(1 << 30)
     dice, flips, rounds, torn, began = random.Random(seed), 0, 0, 0, time.monotonic()
     hits = Counter[str]()
     expected = outcome(folder / "calm")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from runoff.agent.faulty import Faulty
 from runoff.bench.sources import reference
 from runoff.selection.predictions import read_predictions
+from tests.runoff.memory import SECRET, files_with, holds
 from tests.runoff.project import ISSUE, SOURCE, answer, make, runoff
 
 LIVE = {"OPENAI_API_KEY": "sk-secret-of-the-test"}
@@ -46,7 +49,7 @@ def rows(tmp_path: Path) -> Path:
                 "base_commit": base,
                 "problem_statement": ISSUE,
                 "environment": {"python": None, "pip_packages": [], "install": None, "pythonpath": True},
-                "patch": "the answer",
+                "patch": SECRET,
             }
         )
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -76,7 +79,7 @@ def test_a_batch_from_rows_to_predictions_and_exports(rows: Path, states: Path, 
     assert sorted(predictions) == ["one__first-1", "two__second-1"]
     assert all("if values else 0" in prediction["model_patch"] for prediction in predictions.values())
     log = (out / "log" / "one__first-1.jsonl").read_text()
-    assert "the answer" not in log
+    assert files_with(out) == [], "an answer lies where solving wrote"
     assert "or 1" not in log, "what came after the base commit was seen"
 
     exported = runoff("export", out, "--as", "mini-swe-agent", "--submission", "a name")
@@ -97,7 +100,8 @@ def test_a_batch_from_rows_to_predictions_and_exports(rows: Path, states: Path, 
 
 def test_a_run_is_stopped_from_elsewhere_and_gone_on_with(rows: Path, states: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with Faulty(answer=lambda messages: (time.sleep(0.3), answer(messages))[1]) as server:
+    asked_to_stop = threading.Event()  # until then a call is on its way, however slow the machine is
+    with Faulty(answer=lambda messages: (asked_to_stop.wait(90), answer(messages))[1]) as server:
         words = ["bench", rows, "--repositories", rows.parent / "clones", "--states", states, "-n", "2", "--out", out]
         words += ["--model", "openai/any", "--api-base", server.api_base]
         command = [sys.executable, "-c", "from runoff.cli import main; main()", *map(str, words)]
@@ -106,14 +110,26 @@ def test_a_run_is_stopped_from_elsewhere_and_gone_on_with(rows: Path, states: Pa
             while not server.requests:
                 assert time.monotonic() < ends
                 time.sleep(0.02)
+            working.send_signal(signal.SIGSTOP)  # the search takes longer than the run
+            assert not holds(working.pid), "an answer is in the memory of the process that solves"
+            working.send_signal(signal.SIGCONT)
             refused = runoff("retry", out)
             assert refused.returncode == 2
             assert f"process {working.pid} works on" in refused.stderr
+            said = list[str]()
+
+            def heed() -> None:
+                assert working.stderr
+                for line in working.stderr:
+                    said.append(line)
+                    if "finishing what is paid for" in line:
+                        asked_to_stop.set()
+
+            threading.Thread(target=heed, daemon=True).start()
             stopped = runoff("stop", out)
             assert stopped.returncode == 0, stopped.stderr
             assert working.wait(60) == 130
-            assert working.stderr
-            assert "Traceback" not in working.stderr.read()
+            assert "Traceback" not in "".join(said)
         nobody = runoff("stop", out)
         assert (nobody.returncode, "nothing works on" in nobody.stderr) == (2, True)
         done = runoff("retry", out, env=LIVE)

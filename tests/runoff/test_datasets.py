@@ -18,9 +18,9 @@ from runoff.datasets import answers, harbor, images
 from runoff.datasets.chosen import chosen
 from runoff.datasets.load import problems
 from runoff.datasets.protocol import BadDataset
+from tests.runoff.memory import SECRET, holds
 from tests.runoff.project import runoff
 
-SECRET = "the_planted_answer_7f3a91"
 IDS = ["astropy__astropy-12907", "django__django-10914", "django__django-11490", "sympy__sympy-20590"]
 
 
@@ -239,9 +239,15 @@ def test_task_folders_of_swe_bench_are_read(tmp_path: Path) -> None:
         problems(str(tmp_path))
 
 
+def test_what_lies_in_the_working_directory_is_not_taken_for_a_package(tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("raise RuntimeError('the user has one of their own')\n")
+    done = runoff("dataset", task(tmp_path / "repo", "o__n-1"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_harbors_task_directories_are_read(tmp_path: Path) -> None:
     harbor_task(tmp_path, "one", '[environment]\ndocker_image = "a/b:1"\n[verifier]\ntimeout_sec = 900\n')
-    harbor_task(tmp_path, "two", '[environment]\nworkdir = "/repo"\n')
+    harbor_task(tmp_path, "two", '[environment]\nworkdir = "/repo"\nos = "Linux"\n')
     one, two = problems(str(tmp_path))
     assert (one.id, one.image, one.workdir, one.statement) == ("one", "a/b:1", "/app/src", "# It breaks\n")
     assert (two.image, two.workdir) == (harbor.image("two"), "/repo")
@@ -310,15 +316,7 @@ def memory_of(script: str, *arguments: object) -> tuple[list[str], bool]:
             line = process.stdout.readline()
             assert line, said
             said.append(line.strip())
-        found = False
-        with open(f"/proc/{process.pid}/mem", "rb", buffering=0) as held:
-            for region in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
-                bounds, rights, *_ = region.split()
-                start, stop = (int(bound, 16) for bound in bounds.split("-"))
-                if rights[0] != "r" or "[v" in region:
-                    continue
-                held.seek(start)
-                found |= SECRET.encode() in held.read(stop - start)
+        found = holds(process.pid)
         process.communicate()
     return said, found
 

@@ -34,6 +34,8 @@ def test_the_source_distribution_and_the_wheel_hold_all_packages_prompts_and_ans
     }
     wanted |= {
         "runoff/report.html.j2",
+        "runoff/reporting/report.html.j2",
+        "runoff/style.css",
         "runoff/demo/answers/markdown-3.3.6.jsonl",
     }
     wanted |= {

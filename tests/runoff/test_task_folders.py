@@ -8,12 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from runoff.datasets import answers
+from runoff.datasets import answers, judge
 from runoff.datasets.load import problems
 from runoff.datasets.protocol import BadDataset
 from runoff.releases import pairs as releases
@@ -102,6 +105,68 @@ def test_rows_with_an_image_and_a_script_are_written_for_the_harness(tmp_path: P
         name: value for name, value in row.items() if name != "FAIL_TO_PASS" and name != "PASS_TO_PASS"
     }
     assert (made["FAIL_TO_PASS"], made["PASS_TO_PASS"]) == (["t"], [])
+
+
+_LINES = st.tuples(
+    st.sampled_from(["PASSED", "FAILED", "ERROR", "SKIPPED", "XFAIL", "+ PASSED", "collected"]),
+    st.sampled_from(["t::a", "t::b", "t::c[x", "t::c[x-1]", "t::c[x-2]", "[3]", ""]),
+    st.sampled_from(["", " - assert 1", " [100%]"]),
+).map(lambda words: f"{words[0]} {words[1]}{words[2]}")
+
+
+@given(
+    st.lists(_LINES, max_size=8),
+    st.lists(_LINES, max_size=2),
+    st.sampled_from([None, 0, 1]),
+    st.lists(st.sampled_from(["t::a", "t::c[x", "t::c[x-1]"]), min_size=1, unique=True),
+    st.lists(st.sampled_from(["t::b", "t::c[x-2]"]), unique=True),
+)
+def test_the_judge_of_a_harbor_task_says_what_the_harness_says(
+    inside: list[str], outside: list[str], code: int | None, fail: list[str], keep: list[str]
+) -> None:
+    from swebench.harness.grading import get_eval_report
+    from swebench.types import TestSpec
+
+    told = [] if code is None else [f"{judge.CODE}: {code}"]
+    output = "\n".join([*outside, judge.START, *inside, judge.END, *told, ""])
+    spec = TestSpec("i", "x", [], "r", "1", fail, keep, log_parser="parse_log_pytest", eval_type="pass_and_fail")
+    with tempfile.NamedTemporaryFile("w") as log:
+        log.write(output)
+        log.flush()
+        report = get_eval_report(spec, {"instance_id": "i", "model_patch": "p"}, log.name, False)
+    assert judge.resolved(output, {"FAIL_TO_PASS": fail, "PASS_TO_PASS": keep}) == report["i"]["resolved"]
+
+
+def test_a_row_with_an_image_is_written_for_harbor_and_judged(tmp_path: Path) -> None:
+    """Its script and its judge run here as they would in the container; only /tests and /testbed are elsewhere."""
+    script = "#!/bin/bash\necho '>>>>> Start Test Output'\ncat $SAYS\necho '>>>>> End Test Output'\n"
+    row = {
+        "instance_id": "a__b-1",
+        "problem_statement": "x",
+        "image": "someone/some:1",
+        "log_parser": "parse_log_pytest",
+    }
+    row |= {
+        "eval_script": script,
+        "FAIL_TO_PASS": '["t::a"]',
+        "PASS_TO_PASS": '["t::b"]',
+        "patch": "p",
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    done = runoff("dataset", tmp_path / "rows.jsonl", "--write", "harbor", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / "out" / "a__b-1"
+    assert (made / "environment" / "Dockerfile").read_text().startswith("FROM someone/some:1\n")
+    test = (made / "tests" / "test.sh").read_text().replace("/tests/", f"{made}/tests/")
+    test = test.replace("/logs/verifier", f"{tmp_path}/logs").replace("/tmp/output", f"{tmp_path}/output")
+    for says, reward in (("PASSED t::a\nPASSED t::b\n", "1"), ("PASSED t::a\nFAILED t::b\n", "0"), ("", "0")):
+        (tmp_path / "says").write_text(says)
+        subprocess.run(["bash", "-c", test], env=os.environ | {"SAYS": str(tmp_path / "says")}, check=True)
+        assert (tmp_path / "logs" / "reward.txt").read_text().strip() == reward
+    row["log_parser"] = "parse_log_django"
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    refused = runoff("dataset", tmp_path / "rows.jsonl", "--write", "harbor", tmp_path / "other")
+    assert (refused.returncode, "whose output parse_log_pytest reads" in refused.stderr) == (2, True)
 
 
 def test_an_image_that_cannot_be_built_is_named_with_what_its_commands_said(tmp_path: Path) -> None:
