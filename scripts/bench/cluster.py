@@ -4,8 +4,8 @@
 
 slots: instances whose answers take `pause` seconds each, on one node with 1, 2 and 4 of them at a time; the efficiency of n
 is the time with one, divided by n times the time with n. rate: many instances of four trajectories (a test and an
-edit each) without any pause, by one process and by workers on the nodes, the record kept by the head in both. Time counts from when the first instance
-begins: how long workers take to begin does not depend on the batch.
+edit each) without any pause, by one process and by workers on the nodes, the record kept by the head in both.
+Time counts from when the first instance begins: how long workers take to begin does not depend on the batch.
 """
 
 from __future__ import annotations
