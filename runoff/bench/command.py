@@ -82,7 +82,10 @@ def bench_command(
     if grade:
         # A process of its own: this one, which solved, never opens an answer.
         command = [sys.executable, "-c", "from runoff.cli import main; main()", "eval", str(out), "--dataset", dataset]
-        graded = subprocess.run([*command, "--grader", grade, "--states", str(place)], check=False)
+        given = {"grader": grade, "states": place, "images": use_images, "registry": registry}
+        given |= {"repositories": repositories, "remote": remote, "sandbox": options.get("sandbox")}
+        command += [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+        graded = subprocess.run(command, check=False)
         return code or graded.returncode
     return code
 

@@ -157,8 +157,19 @@ class Engine:
         return 0
 
     def _processes(self, container: str) -> list[int]:
+        from docker.errors import APIError
+        from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+
         with self._asked("list processes", ignore=409):
-            said = self._quick.top(container)
+            for attempt in Retrying(
+                # of a container that is dying the engine says "ttrpc: closed" for a moment, and 409 from then on
+                retry=retry_if_exception(lambda error: isinstance(error, APIError) and error.is_server_error()),
+                stop=stop_after_delay(5),
+                wait=wait_fixed(0.05),
+                reraise=True,
+            ):
+                with attempt:
+                    said = self._quick.top(container)
             return [int(row[said["Titles"].index("PID")]) for row in said["Processes"] or ()]
         return []
 

@@ -17,7 +17,7 @@ POOLS = HERE / "pools"
 RESULTS: dict[str, str] = {
     file.parent.name: json.loads(file.read_text())["result"] for file in sorted(POOLS.glob("*/result.json"))
 }
-IN_CI = ("python-dateutil-2.8.1", "semver-7.3.4")
+IN_CI = ("semver-7.3.4",)
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,7 @@ def built(folder: Path, instances: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.full  # making the base image takes minutes; test_grading has a run of the harness
 @pytest.mark.needs_docker
 def test_the_real_harness_resolves_the_right_patch_and_no_other(folders: Path, tmp_path: Path) -> None:
     built(folders / "swebench", IN_CI)

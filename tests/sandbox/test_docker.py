@@ -18,7 +18,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
+import requests
 
 from runoff.sandbox import conformance
 from runoff.sandbox.backends import open_backend
@@ -264,6 +266,19 @@ async def test_killed_by_its_limit_and_killed_from_outside(sandbox: Docker, engi
     done = await task
     assert (done.outcome, done.exit_code, done.after) == ("lost", None, None), done
     assert (await sandbox.execute(base, ["echo", "fine"])).stdout == b"fine\n"
+
+
+def test_a_container_that_is_dying_has_no_processes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen on a busy machine: the engine's link to the container is closed, and the engine has not yet seen it die."""
+    said = iter([500, 500, 409])
+
+    def top(_: str) -> None:
+        response = requests.Response()
+        response.status_code = next(said)
+        raise docker.errors.APIError("ttrpc: closed: unknown", response)
+
+    monkeypatch.setattr(engine._quick, "top", top)
+    assert engine.processes("dying") == 0
 
 
 async def test_a_paused_container_ends_by_the_clock(sandbox: Docker, engine: Engine) -> None:
