@@ -144,6 +144,7 @@ def test_killed_workers_are_made_up_for(folder: Path, nodes: Nodes) -> None:
     check(folder, out)
 
 
+@pytest.mark.full
 def test_a_killed_head_goes_on_by_the_same_command(folder: Path, nodes: Nodes) -> None:
     out, dice, known = folder / "head", random.Random(), dict[int, Counter[Any]]()
     for life in (1, 2, 3):
@@ -171,6 +172,7 @@ def test_a_budget_holds_for_all_workers_together(folder: Path, nodes: Nodes) -> 
     assert any(r["kind"] == "stopped" and r["reason"] == "budget" for r in recorded)
 
 
+@pytest.mark.full
 def test_the_commands_solve_on_a_cluster(tmp_path: Path, states: Path, nodes: Nodes) -> None:
     """All of it: the repository sent along, a real sandbox on the node, the model asked from there."""
     problems, out = tmp_path / "problems.jsonl", tmp_path / "out"
@@ -188,6 +190,7 @@ def test_the_commands_solve_on_a_cluster(tmp_path: Path, states: Path, nodes: No
     assert "one" in json.loads((out / "nodes.json").read_text())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("address", "says"),
     [("127.0.0.1:1", "no Ray cluster is at 127.0.0.1:1"), ("ray://there", "give the HOST:PORT")],
