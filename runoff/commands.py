@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,14 +20,14 @@ from runoff import prepared
 from runoff.agent.budget import Budget, Prices, parse_budget, parse_price
 from runoff.agent.index import default_place
 from runoff.agent.pace import Rate, parse_rate
+from runoff.executors.means import Given
 from runoff.instance import BadTarget, Instance, local_instance
 from runoff.models import Answering, roles
 from runoff.pipeline import Models
 from runoff.progress import Progress
 from runoff.recipe import Recipe, load_recipe
-from runoff.request import Attending, Given, Request
+from runoff.request import Attending, Request, Told
 from runoff.run import Result, Run, RunDirectory, exit_code, write_views
-from runoff.sandbox.backends import open_backend
 from runoff.sandbox.environments.builder import ROOM
 from runoff.selection.protocol import Confidence
 from runoff.visible import shown
@@ -43,7 +45,7 @@ def solve_command(
 ) -> int:
     """`runoff solve`. Returns the exit code; raises errors that are for the user."""
     commands = {"setup": setup, "build": build, "test": test, "python": python}
-    request, notes = solve_request(target, issue, ref, commands, cast("Given", options))
+    request, notes = solve_request(target, issue, ref, commands, cast("Told", options))
     for note in notes:
         click.echo(f"runoff: {note}", err=True)
     _, results = run_to_end(*request)
@@ -53,7 +55,7 @@ def solve_command(
 
 
 def solve_request(
-    target: str, issue: str | None, ref: str | None, given: Mapping[str, str | None], options: Given
+    target: str, issue: str | None, ref: str | None, given: Mapping[str, str | None], options: Told
 ) -> tuple[Request, list[str]]:
     """What `solve` is to do, and what a user should be told of it. `given`: setup, build, test, python."""
     before = prepared.commands(options.get("index") or default_place(), Path(target))
@@ -76,7 +78,7 @@ def run_to_end(
     recipe: Recipe,
     names: Models,
     out: Path,
-    options: Given,
+    options: Told,
     watch: Callable[[Run, Answering], None] = lambda run, model: None,
 ) -> tuple[Run, list[Result]]:
     """Run the instances in `out` until they end, at a terminal, and write everything that a run leaves."""
@@ -161,7 +163,7 @@ async def run_attended(
     recipe: Recipe,
     names: Models,
     out: Path,
-    options: Given,
+    options: Told,
     watch: Callable[[Run, Answering], None] = lambda run, model: None,
     attend: Attending | None = None,
 ) -> tuple[Run, list[Result]]:
@@ -169,7 +171,102 @@ async def run_attended(
     from runoff.report import report
 
     budget, interrupted = budget_of(options.get("budget")), asyncio.Event()
-    model = Answering(
+    means, directory, began = means_of(names, options), RunDirectory(out), time.monotonic()
+    index = options.get("index") or default_place()
+    command = sys.argv[1:] if click.get_current_context(silent=True) else ()
+    async with AsyncExitStack() as stack:
+        run: Run
+        again = options.get("restart_drifted", False)
+        if options.get("executor", "local") == "local":
+            model, sandbox = await stack.enter_async_context(means.open(budget, interrupted))
+            if not all(directory.log(instance.id).exists() for instance in instances):
+                await sandbox.make_room(ROOM)
+            run = Run(
+                directory,
+                instances,
+                recipe,
+                names,
+                model,
+                sandbox,
+                budget,
+                restart_drifted=again,
+                interrupted=interrupted,
+                price_of=model.price_of,
+                entrants=options.get("entrants"),
+                index=index,
+                at_once=options.get("at_once"),
+                command=command,
+            )
+        else:
+            model = means.model(budget, interrupted)
+            run = await _spread(
+                stack,
+                directory,
+                instances,
+                recipe,
+                names,
+                means,
+                model,
+                budget,
+                options,
+                restart_drifted=again,
+                interrupted=interrupted,
+                index=index,
+                command=command,
+            )
+        try:
+            results = await (attend or _at_a_terminal)(run)
+        finally:
+            await run.close()
+        write_views(run.directory, results, report(run, results, seconds=time.monotonic() - began))
+        watch(run, model)
+    return run, results
+
+
+async def _spread(
+    stack: AsyncExitStack,
+    directory: RunDirectory,
+    instances: Sequence[Instance],
+    recipe: Recipe,
+    names: Models,
+    means: Given,
+    model: Answering,
+    budget: Budget,
+    options: Told,
+    *,
+    index: Path,
+    **how: Any,
+) -> Run:
+    """The run on the nodes of a Ray cluster."""
+    from runoff.executors.cluster import cluster
+    from runoff.executors.head import Spread
+
+    if means.record:
+        raise click.UsageError("--record keeps answers on this machine; it does not go with --executor ray")
+    budget.check_prices({one for several in names.values() for one in several.splitlines()}, model.price_of)
+    address = options.get("address") or os.environ.get("RAY_ADDRESS") or "auto"
+    shared = options.get("shared", False)
+    fleet = await stack.enter_async_context(cluster(address, means.states.parent / "leased"))
+    return Spread(
+        directory,
+        instances,
+        recipe,
+        names,
+        means,
+        fleet,
+        budget,
+        model,
+        at_once=options.get("at_once") or 16,
+        shared=shared,
+        workers=means.most(),
+        index=index if shared else None,
+        **how,
+    )
+
+
+def means_of(names: Models, options: Told) -> Given:
+    """What the options say of who answers and where things run."""
+    return Given(
         names,
         api_base=options.get("api_base"),
         prices=prices_of(options, names),
@@ -178,44 +275,16 @@ async def run_attended(
         native_tools={"native": True, "text": False}.get(options.get("tools") or ""),
         several={"several": True, "one": False}.get(options.get("samples") or ""),
         record=options.get("record"),
-        budget=budget,
-        stop=interrupted,
+        sandbox=options.get("sandbox") or "auto",
+        states=states(options),
+        limit=options.get("states_limit"),
+        index_hosts=tuple(options.get("index_hosts", ())),
     )
-    model.check()
-    began = time.monotonic()
-    limit, index_hosts = options.get("states_limit"), options.get("index_hosts", ())
-    backend = options.get("sandbox") or "auto"
-    async with open_backend(backend, states(options), limit=limit, index_hosts=index_hosts) as sandbox:
-        if not all(RunDirectory(out).log(instance.id).exists() for instance in instances):
-            await sandbox.make_room(ROOM)
-        run = Run(
-            RunDirectory(out),
-            instances,
-            recipe,
-            names,
-            model,
-            sandbox,
-            budget,
-            restart_drifted=options.get("restart_drifted", False),
-            interrupted=interrupted,
-            price_of=model.price_of,
-            entrants=options.get("entrants"),
-            index=options.get("index") or default_place(),
-            at_once=options.get("at_once"),
-            command=sys.argv[1:] if click.get_current_context(silent=True) else (),
-        )
-        try:
-            results = await (attend or _at_a_terminal)(run)
-        finally:
-            await run.close()
-            await model.close()
-        write_views(run.directory, results, report(run, results, seconds=time.monotonic() - began))
-        watch(run, model)
-    return run, results
 
 
 async def _at_a_terminal(run: Run) -> list[Result]:
     with Progress(run) as progress:
+        run.say = progress.say
         for remark in run.directory.remarks:
             progress.say(remark)
         return await _interruptible(run, progress)
@@ -257,7 +326,7 @@ def read_issue(text: str | None) -> str:
         raise BadTarget(f"--issue {text}: {error.strerror}") from None
 
 
-def options_recipe(options: Given) -> Recipe:
+def options_recipe(options: Told) -> Recipe:
     sure = {name: value for name in ("calibration", "abstain_below", "precision") if (value := options.get(name))}
     told = [
         f"selection.{name}={json.dumps(str(value)) if name == 'calibration' else value}" for name, value in sure.items()
@@ -275,7 +344,7 @@ def budget_of(text: str | None) -> Budget:
         raise click.UsageError(str(error)) from None
 
 
-def _rates(options: Given) -> dict[str, Rate]:
+def _rates(options: Told) -> dict[str, Rate]:
     rates: dict[str, Rate] = {}
     for text in options.get("rates", ()):
         provider, _, sums = text.rpartition("=")

@@ -17,7 +17,7 @@ from runoff.commands import ended, options_recipe, problems, read_issue, run_to_
 from runoff.instance import BadTarget, Instance, local_instance
 from runoff.models import roles
 from runoff.pipeline import Entrants
-from runoff.request import Given, Request
+from runoff.request import Request, Told
 from runoff.run import exit_code
 from runoff.selection.branches import branch_predictions
 from runoff.selection.predictions import Prediction, read_predictions
@@ -39,7 +39,7 @@ def elect_command(
     if measure and not measure.exists():  # said before hours of work; nobody opens it
         raise BadTarget(f"--measure {measure}: there is no such file")
     commands = {name: options.pop(name) for name in ("setup", "build", "test", "python")}
-    given = cast("Given", options)
+    given = cast("Told", options)
     request, notes = elect_request(predictions, repo, branches, problems_file, tests, issue, ref, commands, given)
     for note in notes:
         click.echo(f"runoff: {note}", err=True)
@@ -73,7 +73,7 @@ def elect_request(
     issue: str | None,
     ref: str | None,
     commands: Mapping[str, str | None],
-    options: Given,
+    options: Told,
 ) -> tuple[Request, list[str]]:
     """What `elect` is to do, and what a user should be told of it. Raises BadTarget, BadPredictions, in one line."""
     if branches:

@@ -20,7 +20,7 @@ from runoff.batch.command import bench_request
 from runoff.commands import run_attended, solve_request
 from runoff.election import elect_request
 from runoff.failure import foreseen
-from runoff.request import Given, Request
+from runoff.request import Request, Told
 from runoff.results import Batch, Candidate, Confidence, Cost, Error, Progress, Result, batch
 from runoff.run import Result as Ended
 from runoff.run import Run
@@ -82,8 +82,17 @@ class Commands(TypedDict, total=False):
     """The Python it needs: `"3.9"`, or a path."""
 
 
-class SolveOptions(Options, Commands, total=False):
-    """`Options`, `Commands`, and of `solve` alone:"""
+class Nodes(TypedDict, total=False):
+    """Where instances are solved."""
+
+    executor: Literal["local", "ray"]
+    address: str
+    """The Ray cluster, `HOST:PORT`."""
+    shared: bool
+
+
+class SolveOptions(Options, Commands, Nodes, total=False):
+    """`Options`, `Commands`, `Nodes`, and of `solve` alone:"""
 
     index_hosts: Sequence[str]
     """Package indexes that the setup may reach beside the configured ones."""
@@ -98,8 +107,8 @@ class ElectOptions(Options, Commands, total=False):
     """Test scripts of your own that say fixed (exit 0) or not (exit 2)."""
 
 
-class BenchOptions(Options, total=False):
-    """`Options`, and of `bench` alone:"""
+class BenchOptions(Options, Nodes, total=False):
+    """`Options`, `Nodes`, and of `bench` alone:"""
 
     instances: str | Sequence[str]
     """Ids, globs, slices, `@FILE`; all if not given."""
@@ -357,7 +366,7 @@ class _Watching:
             for note in [*notes, *self._run.directory.remarks]:
                 self._say(note=note)
             if self._tell:
-                self._run.changed = changed
+                self._run.changed, self._run.say = changed, lambda text: self._say(note=text)
             return await solving
         except asyncio.CancelledError:
             if self._failed:
@@ -399,12 +408,12 @@ class _Watching:
 _PLACES = ("out", "states", "index", "record", "calibration")
 
 
-def _given(options: Mapping[str, Any], model: Model | None, known: type) -> Given:
+def _given(options: Mapping[str, Any], model: Model | None, known: type) -> Told:
     """Options of the library as those of the command line. Raises TypeError for one that is not known."""
     names = set(known.__annotations__)
     if unknown := [name for name in options if name not in names]:
         raise TypeError(f"there is no option {unknown[0]!r}; there are {', '.join(sorted(names))}")
-    plain = {name: value for name, value in options.items() if value is not None and name in Given.__annotations__}
+    plain = {name: value for name, value in options.items() if value is not None and name in Told.__annotations__}
     plain |= {name: Path(plain[name]) for name in _PLACES if name in plain}
     if "recipe" in plain:
         plain["recipe"] = fspath(plain["recipe"])
@@ -412,7 +421,7 @@ def _given(options: Mapping[str, Any], model: Model | None, known: type) -> Give
         plain["budget"] = str(plain["budget"])
     plain["settings"] = [f"{name}={_toml(value)}" for name, value in plain.get("settings", {}).items()]
     plain["models"] = [] if model is None else list(_models(model))
-    return cast("Given", plain)
+    return cast("Told", plain)
 
 
 def _models(model: Model) -> list[str]:
@@ -459,6 +468,7 @@ __all__ = [
     "ElectOptions",
     "Error",
     "Model",
+    "Nodes",
     "Options",
     "Place",
     "Progress",

@@ -12,7 +12,7 @@ from runoff.recipe import Recipe
 from runoff.run import Result, Run
 
 
-class Given(TypedDict, total=False):
+class Told(TypedDict, total=False):
     """The options of `solve`, `elect` and `bench`, as `--help` says of each; what is absent or None has its default."""
 
     models: Sequence[str]
@@ -38,6 +38,9 @@ class Given(TypedDict, total=False):
     abstain_below: float | None
     precision: float | None
     at_once: int | None
+    executor: str
+    address: str | None
+    shared: bool
     entrants: Mapping[str, Entrants] | None
     """Of `elect` alone, and no option: instance → the candidates to choose among."""
 
@@ -49,7 +52,7 @@ class Request(NamedTuple):
     recipe: Recipe
     models: Models
     out: Path
-    options: Given
+    options: Told
 
 
 Attending = Callable[[Run], Awaitable[list[Result]]]

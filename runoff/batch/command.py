@@ -28,7 +28,7 @@ from runoff.environments import EnvironmentFailed
 from runoff.instance import BadTarget, Instance
 from runoff.models import Answering, roles
 from runoff.recipe import Recipe
-from runoff.request import Given, Request
+from runoff.request import Request, Told
 from runoff.run import Result, exit_code
 from runoff.sandbox import images
 from runoff.sandbox.backends import open_backend
@@ -61,7 +61,7 @@ def bench_command(
         "registry": registry,
         "history": history,
     }
-    given = cast("Given", options | {"at_once": at_once})
+    given = cast("Told", options | {"at_once": at_once})
     place = states(given)
     only_said = dry_run or prefetch
     request, foreseen = asyncio.run(
@@ -91,7 +91,7 @@ async def bench_request(
     dataset: str,
     chosen: Sequence[str],
     where: Mapping[str, Any],
-    options: Given,
+    options: Told,
     say: Callable[[str], None],
     *,
     prefetch: bool = False,
@@ -129,7 +129,7 @@ def summary(results: Sequence[Result], out: Path) -> list[str]:
 async def _prepared(
     problems: Sequence[Problem],
     where: Where,
-    options: Given,
+    options: Told,
     recipe: Recipe,
     names: dict[str, str],
     at_once: int,

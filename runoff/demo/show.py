@@ -21,7 +21,7 @@ from runoff.commands import first_line, options_recipe, run_to_end, states
 from runoff.instance import Instance
 from runoff.models import Answering, roles
 from runoff.releases.pairs import Pair, instance, pairs
-from runoff.request import Given
+from runoff.request import Told
 from runoff.run import Result, Run, exit_code
 from runoff.sandbox.backends import open_backend
 from runoff.selection.protocol import Cell
@@ -34,7 +34,7 @@ _SIGNS: Mapping[Cell, str] = {"pass": "✓", "fail": "✗", "could not tell": "?
 
 def demo(live: bool, only: Sequence[str], told: dict[str, Any]) -> int:
     """Run it. Returns 0 if every issue ends in a patch that passes its hidden check."""
-    options = cast("Given", told)
+    options = cast("Told", told)
     wanted = _wanted(only)
     if live and not (options.get("models") and options.get("budget")):
         raise ModelMisconfigured(

@@ -199,11 +199,18 @@ def public() -> str:
         lines += [f"{name}.{field}: {kind}" for field, kind in it.__annotations__.items()]
         lines += [f"{name}.{part}" for part in sorted(vars(it)) if isinstance(vars(it)[part], property)]
     seen = set[str]()
-    options = [library.Options, library.Commands, library.SolveOptions, library.ElectOptions, library.BenchOptions]
+    options = [
+        library.Options,
+        library.Commands,
+        library.Nodes,
+        library.SolveOptions,
+        library.ElectOptions,
+        library.BenchOptions,
+    ]
     for kinds in options:
         fields = {field: kind.__forward_arg__ for field, kind in kinds.__annotations__.items() if field not in seen}
         lines += [f"{kinds.__name__}.{field}: {kind}" for field, kind in sorted(fields.items())]
-        seen |= {*fields} if kinds in options[:2] else set()
+        seen |= {*fields} if kinds in options[:3] else set()
     return "\n".join(lines).replace("'", "") + "\n"
 
 
