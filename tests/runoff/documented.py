@@ -235,8 +235,9 @@ class Place:
             (here / f"{name}.diff").write_text(diff)
         (here / "bug.md").write_text(ISSUE)
         problem = {"id": "project", "target": ".", "issue": ISSUE, "test": "python -m pytest"}
-        for name in ("issues.jsonl", "problems.jsonl"):
-            (here / name).write_text(json.dumps(problem) + "\n")
+        (here / "problems.jsonl").write_text(json.dumps(problem) + "\n")
+        several = [problem, problem | {"id": "again"}]
+        (here / "issues.jsonl").write_text("".join(json.dumps(one) + "\n" for one in several))
 
         def predicted(agent: str, diff: str) -> dict[str, str]:
             return {"instance_id": "project", "model_name_or_path": agent, "model_patch": diff}
