@@ -323,7 +323,8 @@ class View(NamedTuple):
 
 
 def read_view(path: Path, name: str) -> View:
-    """Of an instance of the run at `path`. Empty where there is none that can be read: it can be made again, and all that counts is in the log."""
+    """Of an instance of the run at `path`. Empty where there is none that can be read: it can be made again, and all that
+    counts is in the log."""
     try:
         said = json.loads((path / "views" / name / "selection.json").read_bytes())
         selection = Selection.model_validate(said["selection"]) if said.get("selection") else _NOTHING

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
@@ -19,15 +21,17 @@ def view_command(run: Path, port: int | None, export: Path | None, limit: int, n
     store = Store(run)
     if export:
         return _export(store, export, limit)
-    from runoff.viewer.server import Served, application, bound
+    from runoff.viewer.server import Served, bound
 
     key, listening = secrets.token_urlsafe(18), bound(port)
     where = f"http://{listening.getsockname()[0]}:{listening.getsockname()[1]}/?key={key}"
+    where += f"#/r/{quote(store.listed()[0].path, safe='')}" if store.alone else ""
     click.echo(f"{shown(str(run))}: {where}")
     click.echo("for this machine alone; Ctrl-C ends it", err=True)
     if not no_open and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         webbrowser.open(where)
-    Served(application(store, key)).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # the way to end it
+        Served(store, key).run(sockets=[listening])
     return 0
 
 

@@ -35,6 +35,8 @@ WHOLE = 400_000
 _REPLY = 60_000
 _LINES = 2_000  # of a file's diff
 _SURE = 4_000  # cells of a table up to which it is tried what the ranking hangs on
+_SOON = 0.35
+"""Seconds in which there is something to see, if not all."""
 _MARKS = {"pass": "p", "fail": "f", "could not tell": "?"}
 
 
@@ -83,9 +85,11 @@ def run(looked: Looked) -> Json:
 
 
 def instance(looked: Looked, name: str) -> Json:
-    """An instance: what was decided, on what, and every trajectory in a line."""
-    read, stored = looked.read(name)
-    with looked.index(name) as index:
+    """An instance: what was decided, on what, and every trajectory in a line; of a log that takes longer to read, as far as
+    it was `reached`."""
+    read, stored = looked.read(name, _SOON)
+    with looked.index(name, 0) as index:
+        reached = index.read / max(1, index.size) if index.more else 1
         files_shown, issue = index.account.context, _issue(index)
         under_way = {t for t, _ in index.pending}
         begun = [*dict.fromkeys(unit.name for unit in read.units)]
@@ -93,6 +97,7 @@ def instance(looked: Looked, name: str) -> Json:
     selection = case.selection
     return {
         "name": name,
+        "reached": reached,
         "status": read.case.status,
         "fate": read.case.fate,
         "resolved": read.case.resolved,
@@ -222,7 +227,7 @@ def _case(looked: Looked, name: str, read: Read, stored: Stored) -> Case:
     thing = Instance(id=name, source="", statement="", digest="")
     outcome = Outcome(instance=thing, context=None, selection=selection)
     why = view.why or selection.reason
-    result = Result(instance=name, status=view.status or "stopped", why=why, outcome=outcome)  # type: ignore[arg-type]
+    result = Result(instance=name, status=view.status or "stopped", why=why, outcome=outcome)
     return Case(1, result, None)
 
 
@@ -424,8 +429,8 @@ def _effect(index: Index, effect: Effect, scripts: Sequence[str]) -> Json:
         text = value if isinstance(value, str) else json.dumps(value, indent=1)
         return {"kind": "once", "path": effect.path, "text": capped(text, OUTPUT)}
     done = index.done.get(effect.key)
-    record = index.record(done.place) if done else None
-    if record is None:
+    found = index.record(done.place) if done else None
+    if found is None:
         return {"kind": "execute", "path": effect.path, "outcome": "not on record"}
     verdict = None
     state = cells.state_of(index, effect.state)
@@ -434,7 +439,7 @@ def _effect(index: Index, effect: Effect, scripts: Sequence[str]) -> Json:
         if shown and not shown.verdict.why.startswith("the process ended (exit code"):
             verdict = shown.verdict
             break
-    return _execution(effect.key, record["result"], verdict, OUTPUT) | {"path": effect.path}
+    return _execution(effect.key, found["result"], verdict, OUTPUT) | {"path": effect.path}
 
 
 def _execution(key: str, result: Record, verdict: Any, most: int) -> Json:

@@ -17,8 +17,6 @@ from runoff.viewer import content
 from runoff.viewer.server import assets
 from runoff.viewer.store import Looked, Store
 
-MODULES = ("text.js", "data.js", "list.js", "code.js", "pages.js", "instance.js", "trajectory.js", "app.js")
-"""The page's modules, each after those that it imports."""
 LIMIT = 25_000_000
 """Bytes of an exported page."""
 
@@ -93,7 +91,7 @@ def _rest(store: Store, looked: Looked) -> Iterator[list[str]]:
         number = chosen.rpartition("-")[2]
         for unit in said["units"]:
             if unit["name"] != "votes":
-                near = unit["stage"] == "run-off" or bool(number) and unit["name"].endswith(f"-{number}")
+                near = unit["stage"] == "run-off" or (bool(number) and unit["name"].endswith(f"-{number}"))
                 later.append((0 if near else 2, ["trajectory", looked.name, name, unit["name"]]))
     for _, asked in sorted(later, key=lambda one: one[0]):
         yield asked
@@ -110,7 +108,7 @@ def _packed(answer: Any) -> str:
 
 
 def _page(parts: list[str], said: dict[str, str]) -> str:
-    script, style = bundle(assets()), assets()["view.css"]
+    script, style = assets()["view.js"], assets()["view.css"]
     hashes = [
         f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in (script, style)
     ]
@@ -137,15 +135,6 @@ def _page(parts: list[str], said: dict[str, str]) -> str:
 
 def _in_script(text: str) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def bundle(modules: dict[str, str]) -> str:
-    """The page's modules as one: none uses a name that another one has at its top, so that nothing need be renamed."""
-    parts = []
-    for name in MODULES:
-        text = re.sub(r"^import [^;]*;\n", "", modules[name], flags=re.MULTILINE)
-        parts.append(re.sub(r"^export ", "", text, flags=re.MULTILINE))
-    return "\n".join(parts)
 
 
 def _said(counted: Counter[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runoff.agent.log import Record, Tail, Replaced
+from runoff.agent.log import Record, Replaced, Tail
 from runoff.viewer.index import Index
 from runoff.viewer.store import Looked
 

@@ -93,6 +93,14 @@ class Index:
         return self._tail.at
 
     @property
+    def size(self) -> int:
+        """Bytes of the log, by now."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    @property
     def damaged(self) -> int:
         return self._tail.damaged
 

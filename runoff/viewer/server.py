@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -47,8 +48,9 @@ _BEAT = 15.0
 """Seconds between two signs of life to a reader: one who went away without a word is found out by these."""
 
 
-def application(store: Store, key: str) -> ASGIApp:
-    """`key`: whoever gives it once in the address gets it as a cookie, and may read; other users of this machine do not have it."""
+def application(store: Store, key: str, ending: asyncio.Event | None = None) -> ASGIApp:
+    """`key`: whoever gives it once in the address gets it as a cookie, and may read; other users of this machine do not have it.
+    `ending`: set when the server ends, for whoever would listen for ever."""
 
     async def page(request: Request) -> Response:
         if secrets.compare_digest(request.query_params.get("key", "").encode(), key.encode()):
@@ -68,9 +70,10 @@ def application(store: Store, key: str) -> ASGIApp:
         except ValueError:
             return JSONResponse({"error": "q is a JSON list of strings"}, status_code=400)
         try:
-            if asked[:1] == ["search"]:
-                return _Json(search(store.run(asked[1]), asked[2], *asked[3:4]))
-            return _Json(content.answer(store, asked))
+            with store.asked():
+                if asked[:1] == ["search"]:
+                    return _Json(search(store.run(asked[1]), asked[2], *asked[3:4]))
+                return _Json(content.answer(store, asked))
         except (content.NotHere, KeyError, IndexError) as error:
             return JSONResponse({"error": str(error) or "there is no such thing here"}, status_code=404)
         except BadRun as error:
@@ -82,7 +85,7 @@ def application(store: Store, key: str) -> ASGIApp:
             await asyncio.to_thread(store.run, name)
         except (KeyError, BadRun) as error:
             return JSONResponse({"error": str(error)}, status_code=404)
-        return StreamingResponse(_events(store, name), media_type="text/event-stream")
+        return StreamingResponse(_events(store, name, ending or asyncio.Event()), media_type="text/event-stream")
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -155,7 +158,7 @@ def _cookie(scope: Scope) -> str:
     return f"runoff-{(scope.get('server') or ('', 0))[1]}"
 
 
-async def _events(store: Store, run: str) -> AsyncIterator[bytes]:
+async def _events(store: Store, run: str, ending: asyncio.Event) -> AsyncIterator[bytes]:
     """What changes, until the reader goes: rows of instances, what the run is doing, how far its logs are read. Who reads
     slowly hears of each row once, as it is by then."""
     loop, wake, changed = asyncio.get_running_loop(), asyncio.Event(), set[str]()
@@ -165,14 +168,19 @@ async def _events(store: Store, run: str) -> AsyncIterator[bytes]:
         wake.set()
 
     def told(of: str, names: frozenset[str]) -> None:
-        loop.call_soon_threadsafe(hear, names)
+        with suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(hear, names)
 
-    looked = store.run(run)
+    async def end() -> None:
+        await ending.wait()
+        wake.set()
+
+    looked, watch = store.run(run), asyncio.ensure_future(end())
     store.listen(run, told)
     try:
         changed.update(looked.rows)
         first = True
-        while True:
+        while not ending.is_set():
             names, rows = set(changed), {}
             changed.clear()
             wake.clear()
@@ -188,6 +196,7 @@ async def _events(store: Store, run: str) -> AsyncIterator[bytes]:
                 except TimeoutError:
                     yield b": still here\n\n"
     finally:
+        watch.cancel()
         store.unlisten(told)
 
 
@@ -202,7 +211,21 @@ def _static(name: str) -> Response:
 def assets() -> dict[str, str]:
     """Everything that the page is made of, by name; no other file is ever opened for a browser."""
     folder = files("runoff.viewer").joinpath("page")
-    return {file.name: file.read_text() for file in folder.iterdir() if file.name.rpartition(".")[2] in _TYPES}
+    found = {file.name: file.read_text() for file in folder.iterdir() if file.name.rpartition(".")[2] in _TYPES}
+    return found | {"view.js": bundle(found)}
+
+
+MODULES = ("text.js", "data.js", "list.js", "code.js", "pages.js", "trajectory.js", "instance.js", "app.js")
+"""The page's modules, each after those that it imports."""
+
+
+def bundle(modules: Mapping[str, str]) -> str:
+    """The page's modules as one: none uses a name that another one has at its top, so that nothing need be renamed."""
+    parts = []
+    for name in MODULES:
+        text = re.sub(r"^import [^;]*;\n", "", modules[name], flags=re.MULTILINE)
+        parts.append(re.sub(r"^export ", "", text, flags=re.MULTILINE))
+    return "\n".join(parts)
 
 
 def bound(port: int | None) -> socket.socket:
@@ -220,10 +243,13 @@ def bound(port: int | None) -> socket.socket:
 
 
 class Served(uvicorn.Server):
-    def __init__(self, app: ASGIApp) -> None:
+    """Serves a store until it is told to end."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._ending = asyncio.Event()
         super().__init__(
             uvicorn.Config(
-                app,
+                application(store, key, self._ending),
                 log_level="error",
                 access_log=False,
                 timeout_graceful_shutdown=1,  # readers of events would stay for ever
@@ -232,3 +258,7 @@ class Served(uvicorn.Server):
                 ws="none",
             )
         )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ending.set()
+        await super().shutdown(sockets)

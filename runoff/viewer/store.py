@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from runoff.viewer.index import Index
 Row = dict[str, Any]
 _RECORDS = 400_000
 """Records that are kept an index of, over all logs; beyond it those looked at longest ago are let go, and read again when asked."""
+_READS = 8
+"""Instances of which it is kept what came of reading them."""
 _LOOK = 0.4  # seconds between two looks at logs that may grow
 
 
@@ -38,6 +41,7 @@ class Looked:
         self._indexes: dict[str, Index] = {}
         self._used: dict[str, float] = {}
         self._seen: dict[str, tuple[int, ...]] = {}
+        self._reads: dict[str, tuple[tuple[int, ...], Read, Stored]] = {}
         self._again: dict[str, float] = {}
         self._state_at = 0.0
         self.refresh_said()
@@ -58,36 +62,49 @@ class Looked:
             self.right, self._right_at = Right(None, grades), at
 
     @contextmanager
-    def index(self, name: str) -> Iterator[Index]:
-        """An instance's index, read to the end of its log. Raises KeyError for a name that is none of the run's."""
+    def index(self, name: str, within: float = math.inf) -> Iterator[Index]:
+        """An instance's index, read to the end of its log, or as far as one comes `within` so many seconds.
+
+        Raises KeyError for a name that is none of the run's.
+        """
         if name not in self._known:
             raise KeyError(name)
+        until = time.monotonic() + within
         with self._lock(name):
             found = self._index(name)
-            while found.refresh() and found.more:
+            while found.refresh(1 << 20) and found.more and time.monotonic() < until:
                 pass
             self._used[name] = time.monotonic()
             yield found
 
-    def read(self, name: str) -> tuple[Read, Stored]:
-        """An instance as `runoff show` reads it, by the same functions."""
-        with self.index(name) as index:
+    def read(self, name: str, within: float = math.inf) -> tuple[Read, Stored]:
+        """An instance as `runoff show` reads it, by the same functions; read again when something has changed."""
+        with self.index(name, within) as index:
+            state = (index.lives, index.read, self._right_at, *self._signature(name)[3:])
+            if name in self._reads and self._reads[name][0] == state:
+                return self._reads[name][1:]
             stored = Stored(self.path, only=())
             stored.take(name, _deciding(index))
             stored.damaged[name] = index.damaged
-            return read_instance(self.path, name, index.account, stored, self.right, self.said), stored
+            read = read_instance(self.path, name, index.account, stored, self.right, self.said)
+            self._reads[name] = (state, read, stored)
+            while len(self._reads) > _READS:
+                del self._reads[next(iter(self._reads))]
+            return read, stored
 
-    def look(self, name: str) -> bool:
-        """Read on in one log if it has grown, a piece at a time so that others get their turn. Whether its row changed."""
+    def look(self, name: str, wait: Callable[[], None] = lambda: None) -> bool:
+        """Read on in one log if it has grown, a piece at a time, with a `wait` for others between. Whether its row changed."""
         now = time.monotonic()
         seen = self._signature(name)
         if self._seen.get(name) == seen or now < self._again.get(name, 0.0):
             return False
         began = time.monotonic()
-        with self._lock(name):
-            index = self._index(name)
-            while index.refresh(1 << 20) and index.more:
-                time.sleep(0)
+        more = True
+        while more:
+            with self._lock(name):
+                index = self._index(name)
+                more = index.refresh(1 << 20) and index.more
+            wait()
         try:
             row = _row(self.read(name)[0])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -124,6 +141,7 @@ class Looked:
             with self._lock(name):
                 if self._indexes[name].records:
                     del self._indexes[name]
+                    self._reads.pop(name, None)
                     return True
         return False
 
@@ -167,6 +185,7 @@ class Store:
                 raise BadRun(f"{place} holds no run: no run.toml is there or below")
         self._guard = threading.Lock()
         self._listeners: dict[Callable[[str, frozenset[str]], None], str] = {}
+        self._asking, self._asked_at = 0, 0.0
         self._wake, self._stopped = threading.Event(), False
         self._thread: threading.Thread | None = None
 
@@ -208,6 +227,21 @@ class Store:
     def listeners(self) -> int:
         return len(self._listeners)
 
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """While a reader waits for an answer, nothing is read in the background."""
+        self._asking += 1
+        try:
+            yield
+        finally:
+            self._asking -= 1
+            self._asked_at = time.monotonic()
+
+    def _wait(self) -> None:
+        until = time.monotonic() + 1
+        while (self._asking or time.monotonic() < self._asked_at + 0.05) and time.monotonic() < until:
+            time.sleep(0.01)
+
     def _below(self) -> dict[str, Path]:
         return {str(path.relative_to(self.place)): path for path in sorted(runs_below(self.place))}
 
@@ -233,7 +267,8 @@ class Store:
         for name in run.names:
             if self._stopped:
                 return
-            if run.look(name):
+            self._wait()
+            if run.look(name, self._wait):
                 changed.add(name)
             if changed and time.monotonic() - told > 0.3:
                 self._tell(run, changed)

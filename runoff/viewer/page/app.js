@@ -52,6 +52,7 @@ async function show() {
 async function told(event) {
   if (busy) { again = {...event, rows: {...again?.rows, ...event.rows}}; return; }
   busy = true;
+  const began = performance.now();
   try {
     const key = document.activeElement?.dataset?.key, y = scrollY;
     const drawn = await page?.changed?.(event);
@@ -62,6 +63,7 @@ async function told(event) {
   } catch (error) {
     say(error.message);
   }
+  await new Promise((done) => setTimeout(done, Math.min(10000, 3 * (performance.now() - began)))); // a large page: not all the time
   busy = false;
   if (again) { const later = again; again = null; told(later); }
 }

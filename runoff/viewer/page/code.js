@@ -35,8 +35,13 @@ export function diff(files) {
   if (!files.length) return h('p', {class: 'quiet'}, 'The patch is empty.');
   return files.map((file) => h('section', {class: 'file'},
     h('h4', {}, h('code', {}, file.path), ' ', h('span', {class: 'plus'}, `+${file.added}`), ' ', h('span', {class: 'minus'}, `−${file.deleted}`)),
-    h('pre', {class: 'diff', tabindex: 0, 'aria-label': `diff of ${file.path}`}, lined(file.lines)),
+    h('pre', {class: 'diff', tabindex: 0, 'aria-label': `diff of ${file.path}`}, lined(file.lines.filter((one) => !heading(file, one)))),
     file.left > 0 && h('p', {class: 'quiet'}, `What is left out here: ${count(file.left, 'more line')} of this file’s diff.`)));
+}
+
+// What the heading says already: only where it says just that.
+function heading(file, [kind, text]) {
+  return kind === 'm' && (text === `diff --git a/${file.path} b/${file.path}` || text === `--- a/${file.path}` || text === `+++ b/${file.path}` || /^index [0-9a-f]+\.\.[0-9a-f]+( 100644)?$/.test(text));
 }
 
 function lined(lines) {
@@ -55,7 +60,7 @@ function lined(lines) {
 
 function line([kind, text, before, after], other = null) {
   const code = kind === 'a' || kind === 'd' || kind === 's';
-  return h('span', {class: `line ${kind}`}, h('i', {'data-n': before ?? ''}), h('i', {'data-n': after ?? ''}),
+  return h('span', {class: `line l${kind}`}, h('i', {'data-n': before ?? ''}), h('i', {'data-n': after ?? ''}),
     code ? [h('b', {}, text.slice(0, 1)), marked(text.slice(1), other?.slice(1))] : text, '\n');
 }
 

@@ -18,21 +18,36 @@ export async function instancePage(run, name, tab = 'overview', ...rest) {
   TABS.forEach((one, n) => { page.keys[String(n + 1)] = () => { location.hash = here(one); }; });
   const views = {overview: () => overview(said, here), candidates: () => candidates(run, name, said, here, rest), tests: () => outcomes(run, name, said, here, rest, page),
     'run-off': () => story(run, name, said, here), trajectories: () => trajectories(said, here, page)};
-  const draw = async () => {
+  const heading = () => {
     const numbers = {candidates: said.selection?.entries.length, tests: said.selection?.table?.tests.length, 'run-off': rounds(said).length, trajectories: said.units.length};
-    head.replaceChildren(h('header', {class: 'title'}, h('h1', {}, name), tag(fateOf(said)), said.chosen && h('span', {class: 'quiet'}, `submits ${said.chosen}`)),
+    head.replaceChildren(h('header', {class: 'title'}, h('h1', {}, name), tag(fateOf(said)), said.chosen && h('span', {class: 'quiet'}, `submits ${said.chosen}`),
+        said.reached < 1 && h('span', {class: 'quiet', role: 'status'}, `reading its log: ${Math.floor(100 * said.reached)} %`)),
       h('nav', {class: 'tabs', 'aria-label': 'Parts of the instance'}, TABS.map((one) => h('a', {href: here(one), 'aria-current': one === tab ? 'page' : null}, one, numbers[one] ? h('span', {class: 'quiet'}, ` ${numbers[one]}`) : ''))));
+  };
+  const draw = async () => {
+    heading();
     const made = await (views[tab] ?? views.overview)();
     body.replaceChildren();
     put(body, made);
   };
   await draw();
+  const again = async () => {
+    said = await ask('instance', run, name);
+    if (page.table?.element.isConnected) {
+      page.fill(said);
+      heading();
+    } else await draw();
+  };
   page.changed = async (event) => {
     if (!(name in event.rows)) return false;
-    said = await ask('instance', run, name);
-    if (page.table && page.fill) page.fill(said);
-    else await draw();
+    await again();
     return true;
+  };
+  page.arrived = async () => {
+    while (said.reached < 1 && body.isConnected) {
+      await new Promise((done) => setTimeout(done, 400));
+      if (body.isConnected) await again();
+    }
   };
   return page;
 }
@@ -253,7 +268,7 @@ function beat(turn, n, unit) {
   return h('li', {}, h('p', {class: 'quiet'}, `${turn.path.split('/')[0]} · ${took(turn.seconds)} · ${tokens(turn.usage.input)} in, ${tokens(turn.usage.output)} out`),
     words && h('div', {class: 'prose'}, words),
     turn.kind === 'intent' && h('p', {class: 'notice'}, 'Asked, and no reply is on record yet.'),
-    turn.test && fold(`${unit} test ${n}`, 'It wrote a test', () => code(turn.test, 'the test'), {open: true}),
+    turn.test && fold(`${unit} test ${n}`, `It wrote a test of ${count(turn.test.split('\n').length - 1, 'line')}`, () => code(turn.test, 'the test')),
     order.length > 0 && h('div', {class: 'verdicts'}, order.map((effect) => fold(`${unit} ${effect.path}`, [h('strong', {}, who(effect.path)), ' ', verdictChip(effect.verdict ?? effect.outcome)], () => [effect.why && h('p', {}, effect.why), plain(effect.text)]))));
 }
 

@@ -67,8 +67,8 @@ export function took(seconds) {
 }
 
 export function cost(of) {
-  return of.cost === null || of.cost === undefined || (!of.calls && !of.cost) ? '–'
-    : of.recorded && of.recorded === of.calls ? 'recorded' : dollars(of.cost);
+  if (of.recorded && (!of.calls || of.recorded === of.calls)) return 'recorded';
+  return of.calls ? dollars(of.cost) : '–';
 }
 
 export function say(text) {

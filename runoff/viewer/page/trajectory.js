@@ -19,11 +19,11 @@ export async function trajectoryPage(run, name, which, turn) {
   const page = {title: which, crumbs: [[run, address('r', run)], [name, here()], ['trajectories', here('trajectories')], [which, here('t', which)]], run, instance: name, element: [head, body, foot], keys: {}};
 
   function draw() {
-    const unit = said.unit;
+    const unit = said.unit, total = (of) => said.turns.reduce((sum, one) => sum + (one.usage?.[of] ?? 0), 0);
     head.replaceChildren();
     put(head, [h('header', {class: 'title'}, h('h1', {}, which), h('span', {class: `tag ${said.end ? 'good' : 'doubt'}`}, said.end?.reason ?? said.stopped?.reason ?? 'under way')),
       h('p', {class: 'quiet'}, [said.model, count(said.turns.filter((one) => one.kind === 'ask').length, 'answer'), unit && took(unit.seconds),
-        unit && `${tokens(unit.input)} in${unit.input ? `, ${Math.round(100 * unit.cached / unit.input)} % cached` : ''}, ${tokens(unit.output)} out`, unit && cost(unit)].filter((one) => one && one !== '–').join(' · ')),
+        total('input') && `${tokens(total('input'))} in, ${Math.round(100 * total('cached') / total('input'))} % cached, ${tokens(total('output'))} out`, unit && cost(unit)].filter((one) => one && one !== '–').join(' · ')),
       said.aside > 0 && h('p', {class: 'notice'}, `${count(said.aside, 'effect')} of an earlier life set aside; what they cost is counted.`)]);
     body.replaceChildren(...said.turns.map((one, n) => drawn(one, n)));
     foot.replaceChildren();
