@@ -300,9 +300,13 @@ class Tail:
             return []
         try:
             about = os.fstat(file)
-            if not stat.S_ISREG(about.st_mode):
+            if not stat.S_ISREG(about.st_mode) and not self.at:
                 return []
-            if about.st_size < self.at or os.pread(file, len(self._first), 0) != self._first:
+            if (
+                not stat.S_ISREG(about.st_mode)
+                or about.st_size < self.at
+                or os.pread(file, len(self._first), 0) != self._first
+            ):
                 raise Replaced(f"{self.path} is not the file that it was")
             data, end = b"", 0
             while not end:
@@ -342,10 +346,17 @@ class Tail:
 def record_at(path: Path, at: int, size: int) -> Record | None:
     """The record that stood there. None: it does not any more."""
     try:
-        with path.open("rb") as file:
-            line = os.pread(file.fileno(), size, at)
+        file = os.open(
+            path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        )  # it may have become a pipe, that nobody writes
     except OSError:
         return None
+    try:
+        line = os.pread(file, size, at)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
     return _opened(line) if _whole(line) else None
 
 

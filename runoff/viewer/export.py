@@ -24,6 +24,7 @@ _NAMES = {
     "trajectory": ("trajectory", "trajectories"),
     "cell": ("cell", "cells"),
     "candidate": ("candidate", "candidates"),
+    "message": ("prompt", "prompts"),
 }
 
 
@@ -36,30 +37,40 @@ class Exported(NamedTuple):
 
 def page(store: Store, limit: int = LIMIT) -> Exported:
     """A page of at most `limit` bytes. What is decided on comes first, then trajectories, those of what was chosen before the
-    others; what does not fit is left out, and the page says so. Raises BadRun where not even the first does."""
+    others, then all of their prompts; what does not fit is left out, and the page says so. Raises BadRun where not even
+    the first does."""
     (listed,) = store.listed()
     looked = store.run(listed.path)
     for name in looked.names:
         looked.look(name)
     parts, kept, left, size = list[str](), Counter[str](), Counter[str](), 120_000
-    whole = [*_first(store, looked), *_rest(store, looked)]
-    needed = len(list(_first(store, looked)))
-    for number, asked in enumerate(whole):
+    prompts = dict[str, list[str]]()
+
+    def take(asked: list[str]) -> bool:
+        """Whether it fits."""
+        nonlocal size
         try:
-            packed = _packed(content.answer(store, asked))
+            answer = content.answer(store, asked)
         except content.NotHere:
-            continue
-        line = f"{json.dumps(_key(asked))}:{json.dumps(packed)}"
+            return True
+        line = f"{json.dumps(_key(asked))}:{json.dumps(_packed(answer))}"
         if size + len(line) > limit:
-            if number < needed:
-                raise BadRun(
-                    f"what is known of the instances alone takes more than {limit / 1e6:g} MB; give a larger --limit"
-                )
             left[asked[0]] += 1
-            continue
+            return False
+        if asked[0] == "trajectory":
+            cut = (one for turn in answer["turns"] for one in turn["told"] if one["size"] > len(one["text"]))
+            prompts.update({one["digest"]: ["message", *asked[1:3], one["digest"]] for one in cut})
         size += len(line) + 2
         kept[asked[0]] += 1
         parts.append(line)
+        return True
+
+    if not all(take(asked) for asked in _first(store, looked)):
+        raise BadRun(f"what is known of the instances alone takes more than {limit / 1e6:g} MB; give a larger --limit")
+    for asked in _rest(store, looked):
+        take(asked)
+    for asked in list(prompts.values()):
+        take(asked)
     said = {"run": looked.name, "left": _said(left)}
     return Exported(_page(parts, said), _said(kept), said["left"])
 

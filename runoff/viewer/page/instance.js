@@ -250,9 +250,9 @@ async function story(run, name, said, here) {
   const made = [h('p', {}, `The finalists, under letters and in a shuffled order: ${Object.entries(letters).sort().map(([letter, of]) => `${letter} is ${of}`).join(', ') || said.selection?.finalists.join(', ') || '–'}. Whoever decides writes tests, sees each run on all of them, and chooses.`)];
   for (const [number, unit] of units.entries()) {
     const told = await ask('trajectory', run, name, unit.name).catch((error) => ({error}));
-    made.push(h('h2', {}, units.length > 1 ? `Round ${number + 1} ` : 'The run-off ', h('a', {class: 'quiet', href: here('t', unit.name)}, unit.name)));
+    made.push(h('h2', {}, units.length > 1 ? `Round ${number + 1} ` : 'The run-off ', h('a', {class: 'quiet', href: here('t', unit.name)}, 'turn by turn')));
     if (told.error) { made.push(h('p', {class: 'notice'}, told.error.message)); continue; }
-    made.push(h('ol', {class: 'story'}, told.turns.filter((turn) => turn.path).map((turn, n) => beat(turn, n, unit.name))));
+    made.push(h('ol', {class: 'story'}, told.turns.filter((turn) => turn.path).map((turn, n) => beat(turn, n, unit.name, letters))));
     const end = told.end, chosen = end?.value ? JSON.parse(end.value) : null;
     if (chosen && 'chosen' in chosen) made.push(h('p', {class: 'lead'}, chosen.chosen ? ['It chose ', h('a', {href: here('candidates', chosen.chosen)}, chosen.chosen), '.'] : 'It abstained.'), h('div', {class: 'prose'}, end.why ?? ''));
     else if (end?.note || told.stopped) made.push(h('p', {class: 'notice'}, end?.note || told.stopped.why));
@@ -260,7 +260,7 @@ async function story(run, name, said, here) {
   return made;
 }
 
-function beat(turn, n, unit) {
+function beat(turn, n, unit, letters) {
   const tests = turn.effects.filter((effect) => effect.kind === 'execute');
   const words = (turn.reply?.text ?? '').split(/^<(?:test|choose)\b/m)[0].trim();
   const who = (path) => path.split('/')[1] ?? path;
@@ -269,7 +269,7 @@ function beat(turn, n, unit) {
     words && h('div', {class: 'prose'}, words),
     turn.kind === 'intent' && h('p', {class: 'notice'}, 'Asked, and no reply is on record yet.'),
     turn.test && fold(`${unit} test ${n}`, `It wrote a test of ${count(turn.test.split('\n').length - 1, 'line')}`, () => code(turn.test, 'the test')),
-    order.length > 0 && h('div', {class: 'verdicts'}, order.map((effect) => fold(`${unit} ${effect.path}`, [h('strong', {}, who(effect.path)), ' ', verdictChip(effect.verdict ?? effect.outcome)], () => [effect.why && h('p', {}, effect.why), plain(effect.text)]))));
+    order.length > 0 && h('div', {class: 'verdicts'}, order.map((effect) => fold(`${unit} ${effect.path}`, [h('strong', {}, who(effect.path)), ' ', verdictChip(effect.verdict ?? effect.outcome), ' ', h('span', {class: 'quiet'}, letters[who(effect.path)] ?? '')], () => [effect.why && h('p', {}, effect.why), plain(effect.text)]))));
 }
 
 function trajectories(said, here, page) {
@@ -278,14 +278,14 @@ function trajectories(said, here, page) {
   const chosen = chips(stages, () => { table.arrange(); counted(); }, 'Stage');
   const state = (row) => (row.waits ? 'waits for a reply' : row.reason === 'done' && !row.made ? 'done, nothing' : row.reason);
   const table = list([
-    {title: 'trajectory', width: 'minmax(10rem, 2fr)', value: (row) => row.name, cell: (row) => row.name},
+    {title: 'trajectory', width: 'minmax(8rem, 2fr)', value: (row) => row.name, cell: (row) => row.name},
     {title: 'stage', width: '7.5rem', wide: 700, value: (row) => row.stage, cell: (row) => row.stage},
     {title: 'ended', width: '9rem', value: state, cell: (row) => h('span', {class: row.reason === 'error' ? 'fail' : row.reason === 'under way' ? 'unknown' : row.made ? 'pass' : ''}, state(row))},
     {title: 'calls', width: '4rem', number: true, wide: 560, value: (row) => row.calls, cell: (row) => row.calls || '–'},
     {title: 'input', width: '5rem', number: true, wide: 760, value: (row) => row.input, cell: (row) => tokens(row.input)},
     {title: 'cached', width: '4.5rem', number: true, wide: 860, value: (row) => (row.input ? row.cached / row.input : null), cell: (row) => (row.input ? `${Math.round(100 * row.cached / row.input)} %` : '–')},
     {title: 'output', width: '5rem', number: true, wide: 760, value: (row) => row.output, cell: (row) => tokens(row.output)},
-    {title: 'cost', width: '5.5rem', number: true, value: (row) => row.cost, cell: (row) => cost(row)},
+    {title: 'cost', width: '5.5rem', wide: 450, number: true, value: (row) => row.cost, cell: (row) => cost(row)},
     {title: 'runs', means: 'executions', width: '4rem', number: true, wide: 860, value: (row) => row.executions, cell: (row) => row.executions},
     {title: 'time', width: '7rem', number: true, wide: 620, value: (row) => row.seconds, cell: (row) => took(row.seconds)},
     {title: 'note', width: 'minmax(6rem, 2fr)', wide: 1000, value: (row) => row.note, cell: (row) => row.note},

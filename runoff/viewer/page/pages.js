@@ -23,7 +23,7 @@ export async function runsPage() {
   if (said.alone) { location.replace(address('r', said.runs[0].path)); return null; }
   const query = filterBox('Filter runs');
   const table = list([
-    {title: 'run', width: 'minmax(12rem, 3fr)', value: (row) => row.path, cell: (row) => row.path},
+    {title: 'run', width: 'minmax(8rem, 3fr)', value: (row) => row.path, cell: (row) => row.path},
     {title: 'state', width: '8rem', value: (row) => row.state, cell: (row) => [h('span', {class: `dot ${row.state}`}), row.state]},
     {title: 'ended', width: '8rem', number: true, value: (row) => row.ended, cell: (row) => row.instances ? `${row.ended} of ${row.instances}` : '–'},
     {title: 'recipe', width: '9rem', wide: 700, value: (row) => row.recipe, cell: (row) => row.recipe || '–'},
@@ -41,13 +41,13 @@ export async function runPage(run) {
   const chosen = chips(fates, () => { table.arrange(); counted(); }, 'Outcome');
   const money = (row) => (row ? cost(row) : '');
   const table = list([
-    {title: 'instance', width: 'minmax(11rem, 2.2fr)', value: (row) => row.name, cell: (row) => row.name},
-    {title: 'outcome', width: '10.5rem', value: (row) => fateOf(row.row), cell: (row) => tag(fateOf(row.row))},
+    {title: 'instance', width: 'minmax(8rem, 2.2fr)', value: (row) => row.name, cell: (row) => row.name},
+    {title: 'outcome', width: '10rem', value: (row) => fateOf(row.row), cell: (row) => tag(fateOf(row.row))},
     {title: 'of', means: 'trajectories, or agents', width: '3.5rem', wide: 760, number: true, value: (row) => row.row?.members, cell: (row) => row.row?.members ?? ''},
     {title: 'candidates', means: 'distinct ones that could be used, of all that were proposed', width: '6.5rem', wide: 760, number: true, value: (row) => row.row?.candidates, cell: (row) => (row.row?.proposals ? `${row.row.candidates} of ${row.row.proposals}` : '–')},
     {title: 'votes', means: 'generated tests that what is chosen passes', width: '5rem', wide: 620, number: true, value: (row) => row.row?.votes, cell: (row) => (row.row?.votes === null || !row.row ? '–' : `${row.row.votes}/${row.row.tests}`)},
     {title: 'chosen', width: '8rem', wide: 900, value: (row) => row.row?.chosen, cell: (row) => row.row?.chosen ?? '–'},
-    {title: 'cost', width: '5.5rem', number: true, value: (row) => row.row?.cost, cell: (row) => money(row.row)},
+    {title: 'cost', width: '5.5rem', wide: 450, number: true, value: (row) => row.row?.cost, cell: (row) => money(row.row)},
     {title: 'time', means: 'asking and executing, added up', width: '7rem', wide: 700, number: true, value: (row) => row.row?.seconds, cell: (row) => (row.row ? took(row.row.seconds) : '')},
     {title: 'now, or why', width: 'minmax(8rem, 3fr)', wide: 1000, value: (row) => row.row?.why, cell: (row) => now(row.row)},
   ], {sorted: 0, label: 'Instances', text: () => (row) => chosen.lets(fateOf(row.row)) && query.lets(`${row.name} ${fateOf(row.row)} ${row.row?.chosen ?? ''} ${row.row?.why ?? ''}`)});
