@@ -20,7 +20,7 @@ export async function instancePage(run, name, tab = 'overview', ...rest) {
     'run-off': () => story(run, name, said, here), trajectories: () => trajectories(said, here, page)};
   const heading = () => {
     const numbers = {candidates: said.selection?.entries.length, tests: said.selection?.table?.tests.length, 'run-off': rounds(said).length, trajectories: said.units.length};
-    head.replaceChildren(h('header', {class: 'title'}, h('h1', {}, name), tag(fateOf(said)), said.chosen && h('span', {class: 'quiet'}, `submits ${said.chosen}`),
+    head.replaceChildren(h('header', {class: 'title'}, h('h1', {}, name), tag(fateOf(said)), said.chosen && h('span', {class: 'quiet'}, said.status === 'patch' ? `submits ${said.chosen}` : `so far ${said.chosen} is first`),
         said.reached < 1 && h('span', {class: 'quiet', role: 'status'}, `reading its log: ${Math.floor(100 * said.reached)} %`)),
       h('nav', {class: 'tabs', 'aria-label': 'Parts of the instance'}, TABS.map((one) => h('a', {href: here(one), 'aria-current': one === tab ? 'page' : null}, one, numbers[one] ? h('span', {class: 'quiet'}, ` ${numbers[one]}`) : ''))));
   };
