@@ -484,6 +484,37 @@ def show(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("run", default="runs", type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65535), help="[default: 8765, or the next that is free]")
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Write the window as one file that needs no server, and end.",
+)
+@click.option(
+    "--limit",
+    type=_Bytes(),
+    default="25MB",
+    show_default=True,
+    help="The size of that file; what is left out, it says.",
+)
+@click.option("--no-open", is_flag=True, help="Do not open a browser.")
+def view(**given: Any) -> None:
+    """Look through RUN, or a folder of runs (runs/ if not given), in a browser: candidates, tests, trajectories, live.
+
+    \b
+    runoff view runs/verified
+    runoff view runs/verified --export verified.html     one file, to be sent to somebody
+
+    Served on 127.0.0.1 alone, to whoever has the address that is printed. Reads the run and never writes into it.
+    """
+    from runoff.viewer.command import view_command
+
+    sys.exit(view_command(**given))
+
+
+@cli.command()
 @click.argument("folder", default="runs", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
 def ls(**given: Any) -> None:
