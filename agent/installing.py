@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from runoff.agent.prompts import prompts
 from runoff.agent.protocol import Message, Request, Sampling
@@ -70,9 +71,7 @@ async def find_setup(
         if kind == "toml" and not problem:
             setup, problem = read_setup(body)
             if setup:
-                tried = Tried.model_validate(
-                    await here.once("tried", lambda setup=setup: _plain(attempt(setup)), setup=body)
-                )
+                tried = Tried.model_validate(await here.once("tried", partial(_plain, attempt, setup), setup=body))
                 if tried.works:
                     return Ended(reason="done", value=setup)
                 state = tried.state or state

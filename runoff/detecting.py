@@ -28,18 +28,22 @@ from runoff.visible import shown
 
 def detect_command(path: Path, ref: str | None, **options: Any) -> int:
     """Exit code 0: something was found, and it works if it was tried; 1: not. Raises BadTarget."""
-    instance, notes = local_instance(path, "none", ref=ref)
+    instance, _ = local_instance(path, "none", ref=ref)
     found, model = detected(instance), options.get("model") or ""
-    settled = None
+    settled, there = None, Declared.model_validate({name: getattr(instance, name) for name in Declared.model_fields})
     if options.get("tried") or model:
         settled = asyncio.run(_tried(instance, model, options))
-    declared = settled.declared if settled else _said(found, instance)
+    declared = (
+        settled.declared
+        if settled
+        else _said(found, instance).model_copy(update={name: said for name, said in there if said})
+    )
     if options.get("as_json"):
         value = found.model_dump(mode="json") | {"settled": settled and settled.model_dump(mode="json")}
         click.echo(json.dumps(value | {"declared": declared.model_dump(mode="json", exclude_none=True)}, indent=1))
     else:
-        if notes:
-            click.echo(f"runoff: {NAME} is there already, and comes before all this", err=True)
+        if there != Declared():
+            click.echo(f"runoff: {NAME} is there, and comes before what is detected", err=True)
         _show(path, found, declared, settled)
     if options.get("write"):
         _write(path, declared, found, settled)

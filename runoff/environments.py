@@ -46,8 +46,8 @@ async def tried(world: World, instance: Instance, tell: Callable[[str], None] = 
     environment = await _of_source(world, instance, tell)
     command = instance.test if instance.test is not None else environment.test
     _, counted = await check(world, instance, environment, [command or ""])
-    said = {name: getattr(instance, name) for name in Declared.model_fields if name != "node"}
-    return Settled(name="as given", declared=Declared(**said), tally=counted)
+    said = {name: getattr(instance, name) for name in Declared.model_fields}
+    return Settled(name="as given", declared=Declared.model_validate(said), tally=counted)
 
 
 async def _of_source(world: World, instance: Instance, tell: Callable[[str], None]) -> Environment:
@@ -75,7 +75,7 @@ async def _of_source(world: World, instance: Instance, tell: Callable[[str], Non
         files_ = {services.START: script.encode()}
         below = state
         state = await world.derive(f"{below.digest} services {script}", lambda: world.sandbox.write(below, files_))
-        test = test and f"sh {services.with_services(test)}"
+        test = test and services.with_services(test)
     environment = Environment(state=state, pristine=layers.pristine, test=test, build=build_again, env=env)
     return environment.model_copy(update=await _built(world, environment))
 

@@ -133,7 +133,7 @@ async def check(
 
 def counted_run(instance: Instance, environment: Environment, command: str, seconds: float = SECONDS) -> Run:
     """The execution of a test command that is asked for its counts. Interrupted in time, a runner still says them."""
-    whole = f"sh {services.with_services(command)}" if instance.services else command
+    whole = services.with_services(command) if instance.services else command
     env = {"PYTEST_ADDOPTS": "-rfE --continue-on-collection-errors -p no:cacheprovider"} | environment.env
     argv = ("timeout", "--signal=INT", "--kill-after=20", str(int(seconds)), "sh", "-c", whole)
     limits = Limits(seconds=seconds + 60, output=512 << 10, memory=8 << 30)

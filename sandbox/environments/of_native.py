@@ -128,7 +128,7 @@ def _rust(paths: frozenset[str], files: Mapping[str, bytes]) -> Found:
         "cargo fetch" if locked else "cargo generate-lockfile && cargo fetch",
         f"cargo test{everywhere} --offline --no-run || cargo build{everywhere} --offline",
     )
-    env = {"CARGO_NET_OFFLINE": "false", "CARGO_TERM_COLOR": "never"}
+    env = {"CARGO_TERM_COLOR": "never"}
     tests = (f"cargo test{everywhere} --offline",)
     return Found(facts, (), steps, f"cargo build{everywhere} --offline", tests, env, ("cargo", "rustc", "gcc"))
 

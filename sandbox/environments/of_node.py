@@ -113,9 +113,11 @@ def _install(manager: str, version: str, paths: frozenset[str]) -> str:
     if version and int(version.split(".")[0]) > 1:
         return (
             f"{{ npm install --global --prefix /env @yarnpkg/cli-dist@{version} && "
-            f'YARN_NPM_REGISTRY_SERVER="$(npm config get registry | sed s,/$,,)" YARN_ENABLE_IMMUTABLE_INSTALLS=false yarn install; }} || {npm}'
+            'YARN_NPM_REGISTRY_SERVER="$(npm config get registry | sed s,/$,,)" YARN_ENABLE_IMMUTABLE_INSTALLS=false '
+            f"yarn install; }} || {npm}"
         )
-    return f'{{ npm install --global --prefix /env yarn@1 && yarn install --frozen-lockfile --registry "$(npm config get registry)"; }} || {npm}'
+    yarn = 'yarn install --frozen-lockfile --registry "$(npm config get registry)"'
+    return f"{{ npm install --global --prefix /env yarn@1 && {yarn}; }} || {npm}"
 
 
 def _versions(

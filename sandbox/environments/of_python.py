@@ -605,7 +605,9 @@ def _tests(
         if not command.startswith("python") and re.match(r"-m |[\w./]+\.py\b", command):
             command = f"python {command}"  # behind `coverage run`
         other = re.match(
-            r"(?:python[\d.]* (?:-\w )*)((?:-m (?:unittest|nose2?|twisted\.trial|zope\.testrunner|testtools\.run|\w[\w.]*tests?[\w.]*)|(?:[\w-]+/)*(?:runtests|manage|run_tests|test|tests|alltests)\.py)(?: [\w./:=*-]+)*)$",
+            r"(?:python[\d.]* (?:-\w )*)("
+            r"(?:-m (?:unittest|nose2?|twisted\.trial|zope\.testrunner|testtools\.run|\w[\w.]*tests?[\w.]*)"
+            r"|(?:[\w-]+/)*(?:runtests|manage|run_tests|test|tests|alltests)\.py)(?: [\w./:=*-]+)*)$",
             command,
         )
         if other and not re.search(r"\$|\{", command) and len(commands) < 5:

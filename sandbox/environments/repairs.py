@@ -137,8 +137,10 @@ def older_pytest(said: str) -> bool:
     """Whether the tests were written for a pytest before 8: what they use was removed."""
     return bool(
         re.search(
-            r"yield tests were removed|was removed in pytest|Calling fixtures? .{0,40}directly|_pytest.{0,40}(?:ImportError|cannot import name)|"
-            r"cannot import name '\w+' from '_?pytest|AttributeError: module 'py' has no attribute|PytestRemovedIn\w+|"
+            r"yield tests were removed|was removed in pytest|Calling fixtures? .{0,40}directly|"
+            r"_pytest.{0,40}(?:ImportError|cannot import name)|"
+            r"cannot import name '\w+' from '_?pytest|"
+            r"AttributeError: module 'py' has no attribute|PytestRemovedIn\w+|"
             r"unexpected keyword argument '(?:fspath|path)'|py\.path\.local' object|fixtures? is being applied more than once|"
             r"Marks applied to fixtures have no effect|Support for nose tests",
             said,

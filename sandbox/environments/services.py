@@ -95,7 +95,7 @@ def script(services: Sequence[Service]) -> str:
 
 def with_services(command: str) -> str:
     """A test command, behind the script."""
-    return f"{START} {command}"
+    return command if START in command else f"sh {START} {command}"
 
 
 _HEAD = r"""#!/bin/sh
@@ -104,7 +104,8 @@ export LC_ALL=C.UTF-8
 wait_for() { # NAME COMMAND...: until it succeeds, for 20 seconds
   name=$1; shift; n=0
   until "$@" >/dev/null 2>&1; do
-    n=$((n + 1)); [ $n -gt 200 ] && { echo "runoff: $name did not start: $(tail -n 3 /tmp/$name.log 2>/dev/null | tr '\n' ' ')" >&2; return; }
+    n=$((n + 1))
+    [ $n -gt 200 ] && { echo "runoff: $name did not start: $(tail -n 3 /tmp/$name.log 2>/dev/null | tr '\n' ' ')" >&2; return; }
     sleep 0.1
   done
 }
@@ -113,7 +114,8 @@ _STARTS: dict[Kind, str] = {
     "postgres": r"""
 data=/tmp/postgres-data
 [ -e $data/PG_VERSION ] || initdb -D $data -U {user} -A trust --no-sync >/tmp/postgres.log 2>&1
-postgres -D $data -k /tmp -p {port} -c listen_addresses=127.0.0.1,::1 -c fsync=off -c dynamic_shared_memory_type=mmap >>/tmp/postgres.log 2>&1 &
+postgres -D $data -k /tmp -p {port} -c listen_addresses=127.0.0.1 -c fsync=off \
+  -c dynamic_shared_memory_type=mmap >>/tmp/postgres.log 2>&1 &
 wait_for postgres psql -h 127.0.0.1 -p {port} -U {user} -d postgres -c 'select 1'
 createdb -h 127.0.0.1 -p {port} -U {user} {database} >>/tmp/postgres.log 2>&1
 """,
@@ -123,14 +125,20 @@ wait_for redis redis-cli -p {port} ping
 """,
     "mysql": r"""
 data=/tmp/mysql-data
-[ -d $data/mysql ] || mariadb-install-db --no-defaults --datadir=$data --auth-root-authentication-method=normal --skip-test-db >/tmp/mysql.log 2>&1
-mariadbd --no-defaults --datadir=$data --socket=/tmp/mysql.sock --port={port} --bind-address=127.0.0.1 --pid-file=/tmp/mysql.pid >>/tmp/mysql.log 2>&1 &
+[ -d $data/mysql ] || mariadb-install-db --no-defaults --datadir=$data --auth-root-authentication-method=normal \
+  --skip-test-db >/tmp/mysql.log 2>&1
+mariadbd --no-defaults --datadir=$data --socket=/tmp/mysql.sock --port={port} --bind-address=127.0.0.1 \
+  --pid-file=/tmp/mysql.pid >>/tmp/mysql.log 2>&1 &
 wait_for mysql mariadb-admin --no-defaults -S /tmp/mysql.sock -u root ping
-user={user} password={password} database={database}
-sql="CREATE DATABASE IF NOT EXISTS \`$database\`;"
-[ -n "$database" ] || sql=
-if [ "$user" = root ]; then sql="$sql ALTER USER root@localhost IDENTIFIED BY '$password';"
-else sql="$sql CREATE USER IF NOT EXISTS '$user'@'%' IDENTIFIED BY '$password'; CREATE USER IF NOT EXISTS '$user'@localhost IDENTIFIED BY '$password'; GRANT ALL ON *.* TO '$user'@'%'; GRANT ALL ON *.* TO '$user'@localhost;"; fi
+user={user} password={password} database={database} sql=
+[ -z "$database" ] || sql="CREATE DATABASE IF NOT EXISTS \`$database\`;"
+if [ "$user" = root ]; then
+  sql="$sql ALTER USER root@localhost IDENTIFIED BY '$password';"
+else
+  for at in % localhost; do
+    sql="$sql CREATE USER IF NOT EXISTS '$user'@'$at' IDENTIFIED BY '$password'; GRANT ALL ON *.* TO '$user'@'$at';"
+  done
+fi
 mariadb --no-defaults -S /tmp/mysql.sock -u root -e "$sql" >>/tmp/mysql.log 2>&1
 """,
     "memcached": r"""
@@ -138,3 +146,4 @@ memcached -l 127.0.0.1 -p {port} >/tmp/memcached.log 2>&1 &
 sleep 0.3
 """,
 }
+"""Shell, with the fields of a Service, quoted, in braces."""

@@ -11,7 +11,8 @@ from typing import Literal
 from runoff.sandbox.protocol import Execution, Value
 
 Runner = Literal[
-    "pytest", "unittest", "mocha", "jest", "vitest", "tap", "ava", "node", "jasmine", "go", "cargo", "ctest", "automake", "meson", "exit code"
+    "pytest", "unittest", "mocha", "jest", "vitest", "tap", "ava", "node", "jasmine",
+    "go", "cargo", "ctest", "automake", "meson", "exit code",
 ]  # fmt: skip
 
 

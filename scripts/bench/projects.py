@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC240 - one thing after another
 """Real projects, drawn by a rule: each environment built unattended, without a model, and its tests run once.
 
     projects draw --pypi pypi.tsv --npm npm.tsv     writes projects.toml beside this file: done once, before anything was built
@@ -137,7 +138,8 @@ def table(results: list[dict[str, Any]]) -> str:
         brief = " ".join(why.split())[-160:].replace("|", "\\|") if why else ""
         lines.append(
             f"| {one['kind']}: {one['name']} {one['version']} | {one['language']} | {settled.name} | {one['seconds']:.0f} s "
-            f"| {counts.passed if counts else 0} | {counts.failed if counts else 0} | {counts.untold_count if counts else 0} | {'yes' if one['works'] else 'no'} | {brief} |"
+            f"| {counts.passed if counts else 0} | {counts.failed if counts else 0} | {counts.untold_count if counts else 0} "
+            f"| {'yes' if one['works'] else 'no'} | {brief} |"
         )
     works = sum(one["works"] for one in results)
     return "\n".join([*lines, "", f"{works} of {len(results)} work."])
