@@ -74,7 +74,7 @@ def worth_reading(paths: Iterable[str]) -> list[str]:
 
 def detect(paths: Iterable[str], files: Mapping[str, bytes]) -> Detected:
     """`paths` are all files of the repository; `files` the contents of those `worth_reading`, as far as they can be had."""
-    known = [path for path, _ in zip(paths, range(MOST_FILES), strict=False)]
+    known = sorted(path for path, _ in zip(paths, range(MOST_FILES), strict=False))
     files = {path: data for path, data in files.items() if len(data) <= max(LARGEST, dependencies.LARGEST)}
     said = sayings(files)
     folder = _folder(known)
@@ -108,7 +108,10 @@ def _detected(paths: list[str], files: Mapping[str, bytes], said: Sayings) -> De
         else of_native.detect(language, known, files, said)
     )
     facts = [Fact(what="language", value=LANGUAGES[language], at=why)]
-    facts += [Fact(what=what, value=value, at=at) for what, value, at in found.facts]
+    facts += [
+        Fact(what=what, value=value, at=tuple(one for one in at if one.file in known))
+        for what, value, at in found.facts
+    ]
     servers = [(one, made) for one in said.services if (made := service(one.image, one.env, one.port))]
     facts += [Fact(what="service", value=str(made), at=(one.at,)) for one, made in servers]
     facts += [Fact(what="Debian package", value=name, at=(at,)) for name, at in said.packages[:12]]

@@ -67,7 +67,7 @@ def detect(paths: frozenset[str], files: Mapping[str, bytes], said: Sayings) -> 
     if versions:
         facts.append(("Node", ", ".join(versions), at))
 
-    steps = [_install(manager, version, paths)]
+    steps = [_install(manager, version, paths)] if "package.json" in paths else []
     if "build" in scripts and not re.search(r"\b(?:next|docker|electron-builder)\b", scripts["build"]):
         steps.append("npm run build || true")
         facts.append(

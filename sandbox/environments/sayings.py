@@ -329,7 +329,7 @@ def _of_tox(path: str, text: str) -> Iterator[Saying]:
         for key in ("deps", "commands"):
             value, line = keys.get(key, ("", 0))
             for offset, one in commands_in(re.sub(r"^[\w,{}!.\- ]+:\s+", "", value, flags=re.MULTILINE)):
-                one = _plain_tox(one)
+                one = _plain_tox(one) if key == "deps" else _plain_tox(one).removeprefix("-").strip()
                 if one and "{[" not in one:
                     command = one if key == "commands" else f"pip install {one}"
                     yield Saying(command=command, at=Evidence(file=path, line=line + offset, words=one[:200]))
@@ -340,7 +340,7 @@ def _plain_tox(command: str) -> str:
     command = re.sub(r"\{posargs:?([^{}]*)\}", r"\1", command)
     command = re.sub(r"\{(?:toxinidir|tox_root)\}/?", "", command)
     command = re.sub(r"\{env(?:python|bindir)\}/?", "python", command)
-    return re.sub(r"\{[^{}]*\}", "", command).strip().removeprefix("-").strip()
+    return re.sub(r"\{[^{}]*\}", "", command).strip()
 
 
 def _of_nox(text: str) -> Iterator[Saying]:
