@@ -45,7 +45,7 @@ async def tried(world: World, instance: Instance, tell: Callable[[str], None] = 
     """An instance whose setup is given, built and its tests run once. Raises EnvironmentFailed."""
     environment = await _of_source(world, instance, tell)
     command = instance.test if instance.test is not None else environment.test
-    _, counted = await check(world, instance, environment, [command or ""])
+    counted = (await check(world, instance, environment, [command or ""])).tally
     said = {name: getattr(instance, name) for name in Declared.model_fields}
     return Settled(name="as given", declared=Declared.model_validate(said), tally=counted)
 

@@ -57,6 +57,8 @@ class Result(Value):
     outcome: Outcome | None = None
     possibly_billed: int = 0
     damaged: int = 0
+    setup: dict[str, Any] | None = None
+    """How its repository was installed and what its own tests came to, where that was detected: `setups.Settled` as JSON."""
 
 
 class Ledger(Value):
@@ -262,6 +264,9 @@ class Run:
             )
         log = world.log
         result = result.model_copy(update={"possibly_billed": log.possibly_billed.total(), "damaged": len(log.damaged)})
+        found = log.effects["setup"]
+        if on_record := found.get("repaired") or found.get("settled"):
+            result = result.model_copy(update={"setup": on_record["result"]})
         self.results[instance.id] = result
         self.sandbox.release(self.directory.log(instance.id))
         self._tell(instance.id, result.status)
@@ -312,6 +317,8 @@ def write_views(directory: RunDirectory, results: Sequence[Result], report: str)
             }
             selection["looks"] = [look.model_dump(mode="json") for look in outcome.looks]
             selection["samples"] = [_sample(sample.model_dump(mode="json")) for sample in outcome.samples]
+        if result.setup:
+            selection["setup"] = result.setup
         text = json.dumps(secrets.redacted(selection), indent=1, sort_keys=True).encode() + b"\n"
         places = [directory.view(result.instance, "")] + ([directory.path] if len(results) == 1 else [])
         for place in places:

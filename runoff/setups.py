@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from runoff.agent.environment import Environment
 from runoff.agent.installing import Setup, Tried, find_setup
@@ -110,31 +110,40 @@ async def settle(
     settled = Settled.model_validate(await step.once("settled", decide, source=instance.digest))
     if not settled.works and model and (found.tests or found.language is None):
         repaired = await _repair(world, instance, found, settled, make, tell, model)
-        settled = repaired or settled
+        if repaired:
+            settled = repaired
+            await step.once("repaired", lambda: _now(repaired.model_dump(mode="json")))
     if settled.tally is None:
         raise EnvironmentFailed(f"{settled.why}{f'; {settled.remedy}' if settled.remedy else ''}")
     tell(str(settled))
     return with_declared(instance, settled.declared), settled
 
 
-async def check(
-    world: World, instance: Instance, environment: Environment, commands: Sequence[str]
-) -> tuple[str, Tally]:
+class Checked(NamedTuple):
+    command: str
+    tally: Tally
+    text: str
+    """What it printed."""
+
+
+async def check(world: World, instance: Instance, environment: Environment, commands: Sequence[str]) -> Checked:
     """Run a project's tests once, by the first of these commands that ends well, else the one by which most pass."""
-    best: tuple[str, Tally] | None = None
+    best: Checked | None = None
     for command in commands:
-        counted = tally(await world.execute(counted_run(instance, environment, command)), command)
-        if best is None or _worth(counted) > _worth(best[1]):
-            best = command, counted
+        done = await world.execute(counted_run(instance, environment, command))
+        counted = tally(done)
+        if best is None or _worth(counted) > _worth(best.tally):
+            best = Checked(command, counted, done.text)
         if counted.works and (counted.exit_code == 0 or counted.runner in ("pytest", "unittest")):
             break
-    return best or ("", Tally())
+    return best or Checked("", Tally(), "")
 
 
 def counted_run(instance: Instance, environment: Environment, command: str, seconds: float = SECONDS) -> Run:
     """The execution of a test command that is asked for its counts. Interrupted in time, a runner still says them."""
     whole = services.with_services(command) if instance.services else command
-    env = {"PYTEST_ADDOPTS": "-rfE --continue-on-collection-errors -p no:cacheprovider"} | environment.env
+    asked = "-rfE --continue-on-collection-errors -p no:cacheprovider"
+    env = {"PYTEST_ADDOPTS": asked, "COLUMNS": "300"} | environment.env
     argv = ("timeout", "--signal=INT", "--kill-after=20", str(int(seconds)), "sh", "-c", whole)
     limits = Limits(seconds=seconds + 60, output=512 << 10, memory=8 << 30)
     return Run(state=environment.state, argv=argv, env=env, limits=limits)
@@ -162,8 +171,7 @@ async def _try_all(
             tell(f"trying the tests ({name})")
             if here.test is None:  # the plain attempt's own
                 commands = list(dict.fromkeys(filter(None, [environment.test, *commands])))
-            command, counted = await check(world, here, environment, commands)
-            said = counted.said
+            command, counted, said = await check(world, here, environment, commands)
             usual = declared.setup is None and command == environment.test
             settled = Settled(
                 name=name, declared=declared if usual else declared.model_copy(update={"test": command}), tally=counted
@@ -296,7 +304,7 @@ async def _repair(
             environment = await make(here)
         except (EnvironmentFailed, SandboxUnavailable) as error:
             return Tried(works=False, said=str(error))
-        _, counted = await check(world, here, environment, [setup.test])
+        counted = (await check(world, here, environment, [setup.test])).tally
         return Tried(works=counted.works, said=f"{counted}\n{counted.said}".strip(), state=environment.state)
 
     last = "\n".join([*settled.tried, str(settled), settled.tally.said if settled.tally else ""])
@@ -318,8 +326,12 @@ async def _repair(
         env=found.env | setup.env,
     )
     here = with_declared(instance.model_copy(update={"test": None}), declared)
-    _, counted = await check(world, here, await make(here), [setup.test])
+    counted = (await check(world, here, await make(here), [setup.test])).tally
     return Settled(name="by the model", declared=declared, tally=counted, tried=(*settled.tried, str(settled)[:400]))
+
+
+async def _now(value: dict[str, Any]) -> dict[str, Any]:
+    return value
 
 
 def _of_model(setup: Setup, found: Detected) -> Declared:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Literal
 
-from runoff.sandbox.environments import dependencies, of_native, of_node, of_python
+from runoff.sandbox.environments import dependencies, of_native, of_node, of_python, python_requirements
 from runoff.sandbox.environments.sayings import LARGEST, Evidence, Sayings, sayings, speaks
 from runoff.sandbox.environments.services import Service, service
 from runoff.sandbox.protocol import Value
@@ -148,7 +148,10 @@ _MANIFESTS: tuple[tuple[Language, tuple[str, ...]], ...] = (
 def _says(path: str) -> bool:
     name = PurePosixPath(path).name
     if path.count("/") > 1 or (path.count("/") == 1 and name not in _ALL_MANIFESTS):
-        return bool(re.fullmatch(r"(?:tests?|src)/(?:conftest|test_\w+|\w+_test)\.py", path)) or path in of_python.MORE
+        return (
+            bool(re.fullmatch(r"(?:tests?|src)/(?:conftest|test_\w+|\w+_test)\.py", path))
+            or path in python_requirements.MORE
+        )
     return (
         name in _ALL_MANIFESTS
         or path in (*of_python.FILES, *of_node.FILES, *of_native.FILES)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from runoff.sandbox.environments.of_native import PACKAGES
-from runoff.sandbox.environments.of_python import PLUGINS, package_of
+from runoff.sandbox.environments.python_requirements import PLUGINS, package_of
 
 _FIXTURES = {
     "mocker": "pytest-mock",

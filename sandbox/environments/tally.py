@@ -6,6 +6,7 @@ For people and for deciding whether a setup works; it is no verdict on a candida
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Literal
 
 from runoff.sandbox.protocol import Execution, Value
@@ -30,6 +31,8 @@ class Tally(Value):
     exit_code: int | None = None
     ended: str = "finished"
     """`finished`, or how the command ended otherwise: `timed out`, `killed`."""
+    reasons: tuple[str, ...] = ()
+    """What the failed ones say, as far as the runner says it on a line, the most frequent first: `3× KeyError: 'x'`."""
     said: str = ""
     """The last lines that it printed, where nothing passed or something failed."""
 
@@ -61,7 +64,7 @@ UNREACHABLE = re.compile(
 """What a test says that needed a server or a network that is not there."""
 
 
-def tally(done: Execution, command: str = "") -> Tally:
+def tally(done: Execution) -> Tally:
     """Read an execution of a test command."""
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.text)[-8_000_000:]
     found = next((counted for read in _READERS if (counted := read(text)) is not None), None)
@@ -82,6 +85,7 @@ def tally(done: Execution, command: str = "") -> Tally:
             "untold_count": untold,
             "exit_code": done.exit_code,
             "ended": done.outcome if done.outcome != "killed" else f"killed for {done.limit}",
+            "reasons": _reasons(text) if failed else (),
             "said": _end(text) if not found.passed or found.failed or done.exit_code else "",
         }
     )
@@ -246,7 +250,7 @@ def _meson(text: str) -> Tally | None:
     )
 
 
-_READERS = (_pytest, _cargo, _ctest, _meson, _jest, _mocha, _ava, _jasmine, _go, _automake, _unittest, _tap)
+_READERS = (_pytest, _cargo, _ctest, _meson, _jest, _mocha, _ava, _jasmine, _go, _unittest, _automake, _tap)
 
 
 def _unreachable(text: str) -> list[str]:
@@ -265,6 +269,15 @@ def _unreachable(text: str) -> list[str]:
             if UNREACHABLE.search(block):
                 names.append(name[:200])
     return list(dict.fromkeys(names))
+
+
+def _reasons(text: str, most: int = 4) -> tuple[str, ...]:
+    lines = re.findall(r"^(?:FAILED|ERROR) \S+ - (.+)$", text, re.MULTILINE) or re.findall(
+        r"^(?:E  +)?(\w*(?:Error|Exception|Failure)\b: .+)$", text, re.MULTILINE
+    )
+    lines = lines or re.findall(r"^.*(?:\bFAIL(?:ED)?\b|\berror:).*$", text, re.MULTILINE)
+    counts = Counter(" ".join(line.split())[:140] for line in lines if not UNREACHABLE.search(line))
+    return tuple(f"{number}× {line}" if number > 1 else line for line, number in counts.most_common(most))
 
 
 def _last(pattern: str, text: str) -> re.Match[str] | None:

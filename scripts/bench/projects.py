@@ -134,8 +134,10 @@ def table(results: list[dict[str, Any]]) -> str:
     for one in results:
         settled = Settled.model_validate(one["settled"])
         counts = settled.tally
-        why = settled.why or (counts.said if counts and (not counts.works or counts.failed) else "")
-        brief = " ".join(why.split())[-160:].replace("|", "\\|") if why else ""
+        why = settled.why or (
+            "; ".join(counts.reasons) or counts.said if counts and (not counts.works or counts.failed) else ""
+        )
+        brief = " ".join(why.split())[-240:].replace("|", "\\|") if why else ""
         lines.append(
             f"| {one['kind']}: {one['name']} {one['version']} | {one['language']} | {settled.name} | {one['seconds']:.0f} s "
             f"| {counts.passed if counts else 0} | {counts.failed if counts else 0} | {counts.untold_count if counts else 0} "
