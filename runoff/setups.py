@@ -178,11 +178,9 @@ async def _try_all(
             )
         debian = repairs.missing_of_debian(said)
         missing = tuple(dict.fromkeys([*lacking, *(debian if not settled.works else ())]))
-        settled = settled.model_copy(
-            update={"tried": tuple(tried), "remedy": repairs.remedy(missing) if missing else ""}
-        )
-        tried.append(str(settled)[:400])
-        best = settled if best is None or _better(settled, best) else best.model_copy(update={"tried": tuple(tried)})
+        settled = settled.model_copy(update={"remedy": repairs.remedy(missing) if missing else ""})
+        tried.append(_line(settled))
+        best = settled if best is None or _better(settled, best) else best
         wanted = (
             [one for one in repairs.missing_packages(said) if one not in added] if found.language == "python" else []
         )
@@ -200,9 +198,16 @@ async def _try_all(
             todo.insert(0, (f"with {', '.join(more)}", base.model_copy(update={"setup": script})))
         if len(tried) >= 5:
             break
-    return best or Settled(
-        name="nothing", declared=Declared(), why="nothing in the repository says how it is installed or tested"
-    )
+    if best is None:
+        return Settled(
+            name="nothing", declared=Declared(), why="nothing in the repository says how it is installed or tested"
+        )
+    return best.model_copy(update={"tried": tuple(line for line in tried if line != _line(best))})
+
+
+def _line(settled: Settled) -> str:
+    """An attempt, for people and for a model."""
+    return str(settled).partition("; give the right commands")[0][:400]
 
 
 def attempts(found: Detected, instance: Instance) -> list[tuple[str, Declared]]:
@@ -307,7 +312,7 @@ async def _repair(
         counted = (await check(world, here, environment, [setup.test])).tally
         return Tried(works=counted.works, said=f"{counted}\n{counted.said}".strip(), state=environment.state)
 
-    last = "\n".join([*settled.tried, str(settled), settled.tally.said if settled.tally else ""])
+    last = "\n".join([*settled.tried, _line(settled), settled.tally.said if settled.tally else ""])
     bare = await make(with_declared(instance.model_copy(update={"test": ""}), Declared(setup="true", env=found.env)))
     base = bare.state
     ended = await trajectory(
@@ -327,7 +332,7 @@ async def _repair(
     )
     here = with_declared(instance.model_copy(update={"test": None}), declared)
     counted = (await check(world, here, await make(here), [setup.test])).tally
-    return Settled(name="by the model", declared=declared, tally=counted, tried=(*settled.tried, str(settled)[:400]))
+    return Settled(name="by the model", declared=declared, tally=counted, tried=(*settled.tried, _line(settled)))
 
 
 async def _now(value: dict[str, Any]) -> dict[str, Any]:
