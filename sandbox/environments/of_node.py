@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,7 +68,7 @@ def detect(paths: frozenset[str], files: Mapping[str, bytes], said: Sayings) -> 
     if versions:
         facts.append(("Node", ", ".join(versions), at))
 
-    steps = [_install(manager, version, paths)] if "package.json" in paths else []
+    steps = [f"{_install(manager, version, paths)} || {_one_by_one(package)}"] if "package.json" in paths else []
     if "build" in scripts and not re.search(r"\b(?:next|docker|electron-builder)\b", scripts["build"]):
         steps.append("npm run build || true")
         facts.append(
@@ -118,6 +119,26 @@ def _install(manager: str, version: str, paths: frozenset[str]) -> str:
         )
     yarn = 'yarn install --frozen-lockfile --registry "$(npm config get registry)"'
     return f"{{ npm install --global --prefix /env yarn@1 && {yarn}; }} || {npm}"
+
+
+_NOT_FOR_TESTS = re.compile(
+    r"lint|prettier|^xo$|standard|changelog|publish|npmignore|husky|release|commit|^aud$|evalmd|size-limit|docs?$"
+)
+
+
+def _one_by_one(package: Mapping[str, Any]) -> str:
+    """What can be had, where one of the tools for development cannot (it lies on a git host, say) and npm gives up on all."""
+    npm = "npm install --no-package-lock --legacy-peer-deps --ignore-scripts"
+    wanted = [
+        shlex.quote(f"{name}@{version}")
+        for name, version in list(_table(package.get("devDependencies")).items())[:60]
+        if isinstance(version, str)
+        and re.fullmatch(r"(?:@[\w.-]+/)?[\w.-]+", name)
+        and re.fullmatch(r"[\w.^~<>=|* -]{1,60}", version)
+        if not _NOT_FOR_TESTS.search(name)
+    ]
+    each = f'for one in {" ".join(wanted)}; do {npm} --save-dev "$one" || true; done; ' if wanted else ""
+    return f"{{ cp package.json /tmp/package.json; npm pkg delete devDependencies; {npm} || true; {each}cp /tmp/package.json package.json; }}"
 
 
 def _versions(
