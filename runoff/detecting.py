@@ -90,7 +90,7 @@ def _write(path: Path, declared: Declared, found: Detected, settled: Settled | N
     for fact in found.facts:
         key = {"Python": "python", "service": "services", "tests": "test"}.get(fact.what)
         if key and fact.at:
-            remarks[key] = f"{fact.what}: {', '.join(map(str, fact.at))}".replace("\n", " ")
+            remarks[key] = " ".join(shown(f"{fact.what}: {', '.join(map(str, fact.at))}").split())
     if settled and settled.tally:
         remarks["test"] = f"{settled.tally}"
     target.write_text(written(declared, remarks))

@@ -153,7 +153,7 @@ def open_source(instance: Instance) -> Source:
 
 
 def described(instance: Instance) -> tuple[list[str], dict[str, bytes]]:
-    """All paths of its regular files, and the contents of those that say how it is installed and tested."""
+    """All paths of its regular files, and the contents of those that say how it is installed and tested; bounded."""
     path = Path(instance.source)
     if instance.commit is None:
         names = [
@@ -161,13 +161,22 @@ def described(instance: Instance) -> tuple[list[str], dict[str, bytes]]:
             for file in itertools.islice(path.rglob("*"), MOST_FILES)
             if file.is_file() and not file.is_symlink()
         ]
-        small = (name for name in worth_reading(names) if (path / name).stat().st_size <= LARGEST)
-        return sorted(names), {name: (path / name).read_bytes() for name in small}
+        kept = _within(worth_reading(names), lambda name: (path / name).stat().st_size)
+        return sorted(names), {name: (path / name).read_bytes() for name in kept}
     _, blobs, read = tracked(path, instance.commit)
-    wanted = [name for name in worth_reading(blobs) if name in blobs]
     sizes = _sizes(path, instance.commit)
-    wanted = [name for name in wanted if sizes.get(name, 0) <= LARGEST]
-    return sorted(blobs), dict(zip(wanted, read([blobs[name] for name in wanted]), strict=True))
+    kept = _within([name for name in worth_reading(blobs) if name in blobs], lambda name: sizes.get(name, 0))
+    return sorted(blobs), dict(zip(kept, read([blobs[name] for name in kept]), strict=True))
+
+
+def _within(names: list[str], size: Callable[[str], int]) -> list[str]:
+    """Those that are small enough each and together."""
+    kept, room = list[str](), 4 * LARGEST
+    for name in names:
+        if (bytes_ := size(name)) <= min(LARGEST, room):
+            kept.append(name)
+            room -= bytes_
+    return kept
 
 
 def _sizes(path: Path, commit: str) -> dict[str, int]:

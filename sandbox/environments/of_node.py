@@ -138,7 +138,8 @@ def _one_by_one(package: Mapping[str, Any]) -> str:
         if not _NOT_FOR_TESTS.search(name)
     ]
     each = f'for one in {" ".join(wanted)}; do {npm} --save-dev "$one" || true; done; ' if wanted else ""
-    return f"{{ cp package.json /tmp/package.json; npm pkg delete devDependencies; {npm} || true; {each}cp /tmp/package.json package.json; }}"
+    kept, back = "cp package.json /tmp/package.json", "cp /tmp/package.json package.json"
+    return f"{{ {kept}; npm pkg delete devDependencies; {npm} || true; {each}{back}; }}"
 
 
 def _versions(
