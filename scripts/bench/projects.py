@@ -3,6 +3,7 @@
 
     projects draw --pypi pypi.tsv --npm npm.tsv     writes projects.toml beside this file: done once, before anything was built
     projects run --out DIR [--only NAME]            builds and tries each; writes DIR/results.json, and prints the table
+    projects table DIR...                           prints it again, of one run or several that each tried a part
 
 The rule, stated before the first draw. Seed 20261126. Of each list a shuffle by the seed, taken from the front, what does not fit left out:
 
@@ -275,7 +276,16 @@ def main() -> int:
     ran = commands.add_parser("run")
     ran.add_argument("--out", type=Path, required=True)
     ran.add_argument("--only", action="append", default=[])
+    commands.add_parser("table").add_argument("folders", type=Path, nargs="+")
     given = parser.parse_args()
+    if given.command == "table":
+        known = {
+            name: one
+            for folder in given.folders
+            for name, one in json.loads((folder / "results.json").read_text()).items()
+        }
+        print(table([known[one["name"]] for one in tomllib.loads(LIST.read_text())["project"] if one["name"] in known]))
+        return 0
     if given.command == "draw":
         asyncio.run(draw(given.pypi, given.npm))
         return 0
