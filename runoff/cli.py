@@ -638,6 +638,35 @@ def prepare(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("path", metavar="REPOSITORY", default=".", type=click.Path(path_type=Path))
+@click.option("--ref", help="The commit.  [default: HEAD]")
+@click.option("--try", "tried", is_flag=True, help="Build it in a sandbox and run its tests once.")
+@click.option("--write", is_flag=True, help="Write .runoff.toml there: what was settled on, to be read and committed.")
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
+@click.option("--model", metavar="NAME", help="Try it, and have this model repair the setup if it does not work.")
+@click.option("--index-host", "index_hosts", multiple=True, metavar="HOST", help="As for `runoff solve`.")
+@_API_BASE
+@_PRICE
+@_BUDGET
+@_INDEX
+@_STATES
+@_SANDBOX
+def detect(**given: Any) -> None:
+    """Say how REPOSITORY, a git repository or a source tree, is installed and tested, and which of its files say so.
+
+    \b
+    runoff detect ~/src/click
+    runoff detect ~/src/click --try --write
+    runoff detect ~/src/click --model openai/gpt-5-mini --budget 0.50
+
+    Without --try nothing of the repository is run. Exit code: 0 found, and it works if it was tried; 1 not.
+    """
+    from runoff.detecting import detect_command
+
+    sys.exit(detect_command(**given))
+
+
+@cli.command()
 @click.argument("dataset")
 @click.option(
     "--instances",
