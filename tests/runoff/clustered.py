@@ -87,7 +87,9 @@ async def batch(folder: Path, wanted: dict[str, Any]) -> None:
         finally:
             await run.close()
         took = {"seconds": time.monotonic() - first[0], "processor": time.process_time() - used}
-        print(json.dumps(took | {"spent": budget.spent()}), flush=True)
+        about = {"spent": budget.spent(), "billed": run.ledger().possibly_billed}
+        damaged = {result.instance: result.damaged for result in results}
+        print(json.dumps(took | about | {"damaged": damaged}), flush=True)
     write_views(run.directory, results, report(run, results, seconds=0))
 
 
