@@ -1,6 +1,7 @@
 """A batch on a Ray cluster: the process that the kill tests kill, and what its workers answer and execute with.
 
-Its arguments: a folder in which `batched` recorded, and JSON {"address", "out", "life", "at_once", "pause", "names", "budget"};
+Its arguments: a folder in which `batched` recorded, and JSON {"address", "out", "life", "at_once", "pause", "names",
+"trajectories", "budget"};
 without an address it is run by this process alone. Executions are played as they were recorded, answers come after `pause` seconds.
 """
 
@@ -59,13 +60,16 @@ class Means(NamedTuple):
         with (self.folder / "pids").open("a") as pids:
             pids.write(f"{os.getpid()}\n")
         given, kept = pickle.loads((self.folder / "executions").read_bytes())
+        began = time.process_time()
         yield Answering(self.notes, self.life, self.pause), Played(given, kept)
+        with (self.notes.with_suffix(".used")).open("a") as used:
+            used.write(f"{time.process_time() - began}\n")
 
 
 async def batch(folder: Path, wanted: dict[str, Any]) -> None:
     made, _ = local_instance(folder / "source", ISSUE, test="python -m unittest -q")
     instances = [made.model_copy(update={"id": name}) for name in wanted.get("names", NAMES)]
-    recipe, out = load_recipe("hybrid", ["trajectories=4"]), Path(wanted["out"])
+    recipe, out = load_recipe("hybrid", [f"trajectories={wanted.get('trajectories', 4)}"]), Path(wanted["out"])
     means = Means(folder, folder / f"{out.name}.asked", wanted["life"], wanted.get("pause", 0))
     budget = parse_budget(wanted["budget"]) if wanted.get("budget") else Budget()
     model = Answering(means.notes, means.life, 0)
