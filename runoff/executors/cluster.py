@@ -34,6 +34,9 @@ async def cluster(address: str, sources: Path) -> AsyncIterator[Cluster]:
     except ImportError:
         raise SandboxUnavailable("Ray is not installed", "pip install 'runoff[ray]', on every node") from None
     await _reached(address)
+    ray._private.worker._worker_logs_enabled = (
+        False  # of lost workers Ray tells on standard output, which is for results
+    )
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="runoff")
     except (ConnectionError, ValueError, RuntimeError) as error:

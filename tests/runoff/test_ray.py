@@ -258,12 +258,16 @@ def test_kills_leave_no_trace(
 ) -> None:
     full, seed, began = request.config.getoption("--full"), random.randrange(1 << 30), time.monotonic()
     dice = random.Random(seed)
-    kinds = dice.choices(["worker", "node", "head", "ray"], [9, 4, 7, 1], k=60) if full else ["worker", "head"]
+    kinds = dice.choices(["worker", "node", "head", "ray"], [9, 4, 7, 1], k=52) if full else ["worker", "head"]
     nodes = Nodes(2, QUICK)
     storm = Storm(folder, nodes, iter(kinds), dice)
     try:
         while not storm.over:
             storm.batch()
+            print(
+                f"{time.monotonic() - began:.0f} s, {storm.runs} batches: {dict(storm.kills)}",
+                file=sys.__stderr__ if full else None,
+            )
     finally:
         nodes.close()
     with capsys.disabled() if full else nullcontext():
