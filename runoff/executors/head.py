@@ -142,7 +142,12 @@ class Spread(Run):
             nodes = await self._fleet.nodes()
             wanted = sorted(nodes.keys() - self._attending.keys() - self._unfit.keys())
             room = None if self._most is None else max(0, self._most - len(self._attending))
-            self._among = max(1, min(len(nodes.keys() - self._unfit.keys()), self._most or len(nodes)))
+            among, self._among = (
+                self._among,
+                max(1, min(len(nodes.keys() - self._unfit.keys()), self._most or len(nodes))),
+            )
+            if self._among < among:
+                self._lease()
             for node in wanted[:room]:
                 self._addresses[node] = nodes[node]
                 task = self._attending[node] = asyncio.create_task(self._attend(node, f"{nodes[node]} ({node[:6]})"))
@@ -264,7 +269,7 @@ class Spread(Run):
             return
         begun, known = set(self._addresses.values()), dict(self._home)
         for instance in list(self._waiting):
-            free = [place for place in self._at.values() if len(place.leased) < self._at_once]
+            free = [place for place in self._at.values() if len(place.leased) < self._share()]
             if not free:
                 break
             if self._suspected(instance.id):
@@ -286,6 +291,11 @@ class Spread(Run):
             sending.add_done_callback(self._failed)
         if self._home != known:
             write_whole(self._homes, json.dumps(self._home, indent=0, sort_keys=True).encode())
+
+    def _share(self) -> int:
+        """How many instances a worker may have: where there are few, the first to begin must not take what the others then lack."""
+        open_ones = len(self.instances) - len(self.results)
+        return min(self._at_once, -(-open_ones // self._among))
 
     def _suspected(self, instance: str) -> bool:
         """Whether workers were lost with it, and it may be the reason: no worker has two of those, so that the one which is

@@ -147,6 +147,14 @@ def test_lines_of_a_lease_that_is_over_are_refused(tmp_path: Path) -> None:
     assert run.budget.spent().calls == 1
 
 
+def test_the_first_worker_to_begin_leaves_their_share_to_the_others(tmp_path: Path) -> None:
+    stage = Stage(lambda lease: [ended(lease)], lambda lease: [ended(lease)])
+    stage.alive = {"n": "10.0.0.1", "m": "10.0.0.2"}
+    four = [ONE.model_copy(update={"id": f"i{n}"}) for n in range(4)]
+    spread(tmp_path / "out", stage, instances=four, at_once=4)
+    assert [sum(len(told.leases) for told in worker.told) for worker in stage.workers] == [2, 2]
+
+
 FAILED = Result(instance="i", status="failed", why="of a lease that is over")
 
 
