@@ -34,9 +34,8 @@ async def cluster(address: str, sources: Path) -> AsyncIterator[Cluster]:
     except ImportError:
         raise SandboxUnavailable("Ray is not installed", "pip install 'runoff[ray]', on every node") from None
     await _reached(address)
-    ray._private.worker._worker_logs_enabled = (
-        False  # of lost workers Ray tells on standard output, which is for results
-    )
+    # Of lost workers it would tell on standard output, which is for results.
+    ray._private.worker._worker_logs_enabled = False
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="runoff")
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -118,6 +117,14 @@ class _Actor:
     def tell(self, told: Told) -> None:
         with suppress(self._ray.exceptions.RayError):  # whoever hears it learns that it is lost
             self._handle.tell.remote(told)
+
+    async def ship(self, layer: str) -> AsyncIterator[Awaitable[bytes]]:
+        how = {"num_returns": "streaming", "_generator_backpressure_num_objects": 2}
+        try:
+            async for part in self._handle.ship.options(**how).remote(layer):
+                yield part
+        except self._ray.exceptions.RayError as error:
+            raise Lost(f"{type(error).__name__}") from None
 
     async def end(self) -> None:
         await self.answer(self._handle.end.remote())

@@ -13,7 +13,7 @@ between. Nothing a worker does counts before the head has said that it is writte
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -25,7 +25,7 @@ from runoff.pipeline import Models
 from runoff.recipe import Recipe
 from runoff.run import Result
 from runoff.sandbox.environments.builder import Contents
-from runoff.sandbox.protocol import Sandbox
+from runoff.sandbox.protocol import Sandbox, State
 
 
 class Lost(Exception):
@@ -75,6 +75,21 @@ class Lease(NamedTuple):
     """Its repository; None where that is at the same path on every node, or in an image."""
 
 
+class Found(NamedTuple):
+    """What was sought: names and their states, which another node has; nothing where the one that sought is to make them."""
+
+    name: str
+    states: tuple[tuple[str, State], ...]
+
+
+class Part(NamedTuple):
+    """Of a layer on its way: the next of it, None when that was all, or when it has `broken` off."""
+
+    layer: str
+    data: Awaitable[bytes] | None
+    broken: bool = False
+
+
 class Told(NamedTuple):
     """By the head to a worker."""
 
@@ -84,6 +99,8 @@ class Told(NamedTuple):
     leases: tuple[Lease, ...] = ()
     over: tuple[tuple[str, int], ...] = ()
     """Leases, by instance and epoch, that are this worker's no more."""
+    found: tuple[Found, ...] = ()
+    parts: tuple[Part, ...] = ()
     stop: bool = False
     """Begin nothing new."""
 
@@ -124,7 +141,32 @@ class Broke(NamedTuple):
     exit_code: int = 5
 
 
-Said = Wrote | Did | Finished | Broke
+class Has(NamedTuple):
+    """A name, and its state whose layers are on this node."""
+
+    name: str
+    state: State
+
+
+class Seeks(NamedTuple):
+    """It is about to make `wanted`, alone in the cluster with `name` until it says that it `Left`: or has another them?"""
+
+    name: str
+    wanted: tuple[str, ...]
+
+
+class Left(NamedTuple):
+    name: str
+
+
+class More(NamedTuple):
+    """The next part of a layer that was found; or the `first`."""
+
+    layer: str
+    first: bool
+
+
+Said = Wrote | Did | Finished | Broke | Has | Seeks | Left | More
 
 
 class Hello(NamedTuple):
@@ -143,6 +185,10 @@ class Away(Protocol):
 
     def tell(self, told: Told) -> None:
         """Sent, and not waited for; in order."""
+        ...
+
+    def ship(self, layer: str) -> AsyncIterator[Awaitable[bytes]]:
+        """A layer that it has, in parts, which whoever is told of them gets from there."""
         ...
 
     async def end(self) -> None:

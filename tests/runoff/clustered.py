@@ -1,7 +1,7 @@
 """A batch on a Ray cluster: the process that the kill tests kill, and what its workers answer and execute with.
 
 Its arguments: a folder in which `batched` recorded, and JSON {"address", "out", "life", "at_once", "pause", "names",
-"trajectories", "budget"};
+"trajectories", "losses", "budget"};
 without an address it is run by this process alone. Executions are played as they were recorded, answers come after `pause` seconds.
 """
 
@@ -77,9 +77,10 @@ async def batch(folder: Path, wanted: dict[str, Any]) -> None:
     many = wanted.get("at_once", 2)
     async with AsyncExitStack() as stack:
         run: Run
+        losses = {"losses": wanted["losses"]} if "losses" in wanted else {}
         if wanted.get("address"):
             fleet = await stack.enter_async_context(cluster(wanted["address"], folder / "leased"))
-            run = Spread(*about, means, fleet, budget, model, at_once=many)
+            run = Spread(*about, means, fleet, budget, model, at_once=many, **losses)
         else:
             run = Run(*about, *await stack.enter_async_context(means.open(budget, None)), budget, at_once=many)
         run.say = lambda text: print(text, file=sys.stderr, flush=True)

@@ -186,7 +186,7 @@ class Storm:
         while not ended:
             life += 1
             known[life] = replies(out)
-            driver = Driver(self.folder, out, self.nodes.address, life, pause=0.05)
+            driver = Driver(self.folder, out, self.nodes.address, life, pause=0.05, losses=1000)
             ended = self._life(driver, out)
             if not ended and self.dice.random() < 0.3:
                 flips += self._flip(out)
@@ -210,8 +210,8 @@ class Storm:
 
     def _life(self, driver: Driver, out: Path) -> bool:
         """Whether it ended as it should; otherwise the driver was killed, or the cluster was."""
-        for _ in range(self.dice.randrange(1, 4)):  # an instance that loses its worker five times would fail
-            at = (written(out) if out.exists() else 0) + self.dice.uniform(0, self._whole / 2)
+        while True:
+            at = (written(out) if out.exists() else 0) + self.dice.uniform(0, self._whole / 5)
             until(lambda at=at: driver.process.poll() is not None or (out.exists() and written(out) >= at), 400)
             kind = self._next
             if kind is None or driver.process.poll() is not None:
@@ -222,7 +222,6 @@ class Storm:
             self._next = next(self.kinds, None)
             if kind in ("head", "ray"):
                 return False
-        return True
 
     def _killed(self, kind: str, driver: Driver) -> bool:
         if kind == "worker":
@@ -258,7 +257,8 @@ def test_kills_leave_no_trace(
 ) -> None:
     full, seed, began = request.config.getoption("--full"), random.randrange(1 << 30), time.monotonic()
     dice = random.Random(seed)
-    kinds = dice.choices(["worker", "node", "head", "ray"], [9, 4, 7, 1], k=52) if full else ["worker", "head"]
+    kinds = ["worker"] * 32 + ["node"] * 7 + ["head"] * 12 + ["ray"] if full else ["worker", "head"]
+    dice.shuffle(kinds)
     nodes = Nodes(2, QUICK)
     storm = Storm(folder, nodes, iter(kinds), dice)
     try:
