@@ -152,6 +152,9 @@ class Spread(Run):
             room = None if self._most is None else max(0, self._most - len(self._attending))
             fit = len(nodes.keys() - self._unfit.keys())
             among, self._among = self._among, max(1, min(fit, self._most or len(nodes)))
+            if self._among != among:
+                for place in self._at.values():  # before another begins, so that all keep to the rates together
+                    self._order(place)
             if self._among < among:
                 self._lease()
             for node in wanted[:room]:
@@ -274,7 +277,7 @@ class Spread(Run):
         self._order(place, written=written)
 
     def _order(self, place: _Place, **told: Any) -> None:
-        place.worker.tell(Told(self.budget.spent(), **told))
+        place.worker.tell(Told(self.budget.spent(), self._among, **told))
 
     def _stage(self, instance: str, stage: str) -> None:
         if stage:

@@ -33,18 +33,22 @@ class Lost(Exception):
 
 
 class Answerer(Protocol):
-    """A `Model` that knows prices."""
+    """A `Model` that knows prices, and keeps to its part of a rate."""
 
     async def ask(self, call: Call) -> Reply: ...
 
     def price_of(self, name: str) -> Prices | None: ...
 
+    def share(self, among: int) -> None:
+        """From now on it is one of so many that together may ask what one might."""
+        ...
+
 
 class Means(Protocol):
     """What solves, on whatever machine: opened where it is used."""
 
-    def open(self, budget: Budget, stop: Any, among: int = 1) -> AbstractAsyncContextManager[tuple[Answerer, Sandbox]]:
-        """`stop` is an asyncio.Event. `among` so many workers what may be asked a minute is divided."""
+    def open(self, budget: Budget, stop: Any) -> AbstractAsyncContextManager[tuple[Answerer, Sandbox]]:
+        """`stop` is an asyncio.Event."""
         ...
 
 
@@ -58,7 +62,6 @@ class Job(NamedTuple):
     """Of the run's budget, see `Budget.caps`."""
     spent: Spent
     among: int
-    """How many workers there are."""
     restart_drifted: bool
     prepared: Path | None
     """The index of what is known of repositories; None: nothing is known."""
@@ -94,6 +97,8 @@ class Told(NamedTuple):
     """By the head to a worker."""
 
     spent: Spent
+    among: int
+    """How many workers there are: it may ask what is its part of the rates, until it is told another."""
     written: tuple[int, ...] = ()
     """Numbers of lines that are written, and durable where that was asked for."""
     leases: tuple[Lease, ...] = ()

@@ -52,8 +52,9 @@ class Worker:
         """Before anything else. Whoever cannot work says why."""
         self._stirred, self._stop, self._open = asyncio.Event(), asyncio.Event(), AsyncExitStack()
         try:
-            means = self._job.means.open(self._budget, self._stop, self._job.among)
+            means = self._job.means.open(self._budget, self._stop)
             self._model, sandbox = await self._open.enter_async_context(means)
+            self._model.share(self._job.among)
             self._sharing = Sharing(sandbox, sandbox, self.say) if isinstance(sandbox, Ships) else None
             self._sandbox = cast(Sandbox, self._sharing) if self._sharing else sandbox
         except (ModelMisconfigured, SandboxUnavailable, StoreFull) as error:
@@ -81,6 +82,9 @@ class Worker:
 
     def _hark(self, told: Told) -> None:
         self._budget.learn(told.spent)
+        if told.among != self._starts.among:
+            self._starts.among = told.among
+            self._model.share(told.among)
         for number in told.written:
             if (written := self._unwritten.pop(number, None)) and not written.done():
                 written.set_result(None)

@@ -42,6 +42,9 @@ class Answering(AtOnce):
         await asyncio.sleep(self._pause)
         return reply
 
+    def share(self, among: int) -> None:
+        pass
+
     def price_of(self, name: str) -> Prices | None:
         return None
 
@@ -55,7 +58,7 @@ class Means(NamedTuple):
     pause: float
 
     @asynccontextmanager
-    async def open(self, budget: Budget, stop: Any, among: int = 1) -> AsyncIterator[tuple[Answering, Any]]:
+    async def open(self, budget: Budget, stop: Any) -> AsyncIterator[tuple[Answering, Any]]:
         builder.plan = lambda files, node=None: Plan()
         with (self.folder / "pids").open("a") as pids:
             pids.write(f"{os.getpid()}\n")

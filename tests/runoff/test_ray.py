@@ -92,7 +92,9 @@ class Nodes:
         self.cluster.remove_node(self.others.pop(), allow_graceful=False)
 
     def close(self) -> None:
-        self.cluster.shutdown()
+        """Whatever there still is of it."""
+        for node in (*self.others, self.cluster.head_node):
+            node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +241,7 @@ class Storm:
             driver.process.wait(300)
             assert driver.process.returncode != 0
             driver.process.communicate()
+            self.nodes.close()
             self.nodes.renew()
         return True
 
