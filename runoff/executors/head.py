@@ -59,6 +59,8 @@ class _Place:
         """Instance → epoch."""
         self.written: list[int] = []
         """Numbers of lines that it has not been told of yet."""
+        self.worked = False
+        """Whether anything has come of it."""
 
 
 class Spread(Run):
@@ -169,8 +171,7 @@ class Spread(Run):
         """Workers on a node, one after another, as long as there is one to be had."""
         failures = 0
         try:
-            while failures < LOSSES and node in await self._fleet.nodes():
-                began = asyncio.get_running_loop().time()
+            while failures < self._most_losses + LOSSES and node in await self._fleet.nodes():
                 place = None
                 try:
                     place = await self._begin(node, name)
@@ -182,8 +183,7 @@ class Spread(Run):
                 finally:
                     if place and not self._over.done():
                         self._lose(place)
-                lived = asyncio.get_running_loop().time() - began
-                failures = 0 if lived > 60 else failures + 1
+                failures = 0 if place and place.worked else failures + 1
                 await asyncio.sleep(min(0.5 * failures, 5))
             if node in await self._fleet.nodes():
                 self._unfit[node] = SandboxUnavailable(f"{name} lost {failures} workers in a row", "look at its logs")
@@ -251,7 +251,7 @@ class Spread(Run):
 
     def _write(self, place: _Place, said: Wrote) -> None:
         """Lines into their log, and what they cost into the budget; the worker is told when they are there."""
-        world = self.worlds[said.instance]
+        world, place.worked = self.worlds[said.instance], True
         before = len(world.log.ledger)
         try:
             written = world.log.receive(said.lines, sync=said.sync)

@@ -16,6 +16,7 @@ from runoff.agent.budget import Budget, Prices
 from runoff.agent.log import Log, LogBroken, read
 from runoff.agent.pace import Rate
 from runoff.agent.protocol import Call, ModelMisconfigured, Reply, Usage
+from runoff.executors import head
 from runoff.executors.head import Spread
 from runoff.executors.protocol import Away, Broke, Finished, Hello, Job, Lease, Lost, Said, Told, Wrote
 from runoff.executors.worker import Leased
@@ -183,12 +184,17 @@ def test_an_instance_that_takes_its_workers_along_fails_alone(tmp_path: Path) ->
     assert "lost 3 times" in result.why
 
 
-def test_an_instance_that_takes_its_workers_along_takes_no_other_to_the_end(tmp_path: Path) -> None:
+def test_an_instance_that_takes_its_workers_along_takes_no_other_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor the node: one that lost several in a row, with which nothing came about, is left out."""
+    monkeypatch.setattr(head, "LOSSES", 1)
+
     def scene(lease: Lease) -> list[Said] | str:
         return "lost" if lease.instance.id == "poison" else [ended(lease)]
 
     instances = [ONE.model_copy(update={"id": name}) for name in ("poison", "a", "b", "c")]
-    results, _ = spread(tmp_path / "out", Stage(*[scene] * 9), instances=instances, at_once=4, losses=4)
+    results, _ = spread(tmp_path / "out", Stage(*[scene] * 9), instances=instances, at_once=4, losses=3)
     assert [result.status for result in results] == ["failed", "none", "none", "none"]
 
 
