@@ -1,8 +1,8 @@
 """A batch on a Ray cluster: the process that the kill tests kill, and what its workers answer and execute with.
 
 Its arguments: a folder in which `batched` recorded, and JSON {"address", "out", "life", "at_once", "pause", "names",
-"trajectories", "losses", "budget"};
-without an address it is run by this process alone. Executions are played as they were recorded, answers come after `pause` seconds.
+"trajectories", "losses", "budget", "setup"}; without an address it is run by this process alone. Answers come after `pause`
+seconds. Executions are played as they were recorded; with a `setup` they are real, each worker's states its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from runoff.instance import local_instance
 from runoff.models import roles
 from runoff.recipe import load_recipe
 from runoff.report import report
-from runoff.run import Run, RunDirectory, write_views
+from runoff.run import BadRun, Run, RunDirectory, write_views
+from runoff.sandbox.bubblewrap import Bubblewrap
 from runoff.sandbox.environments import builder
 from runoff.sandbox.environments.dependencies import Plan
 from tests.runoff.batched import ISSUE, NAMES, AtOnce, Played
@@ -56,12 +57,18 @@ class Means(NamedTuple):
     notes: Path
     life: int
     pause: float
+    apart: bool
+    """Whether a real sandbox executes, with states of each worker's own."""
 
     @asynccontextmanager
     async def open(self, budget: Budget, stop: Any) -> AsyncIterator[tuple[Answering, Any]]:
         builder.plan = lambda files, node=None: Plan()
         with (self.folder / "pids").open("a") as pids:
             pids.write(f"{os.getpid()}\n")
+        if self.apart:
+            async with Bubblewrap(self.folder / "apart" / str(os.getpid()), "root") as sandbox:
+                yield Answering(self.notes, self.life, self.pause), sandbox
+            return
         given, kept = pickle.loads((self.folder / "executions").read_bytes())
         began = time.process_time()
         yield Answering(self.notes, self.life, self.pause), Played(given, kept)
@@ -71,9 +78,11 @@ class Means(NamedTuple):
 
 async def batch(folder: Path, wanted: dict[str, Any]) -> None:
     made, _ = local_instance(folder / "source", ISSUE, test="python -m unittest -q")
-    instances = [made.model_copy(update={"id": name}) for name in wanted.get("names", NAMES)]
+    instances = [
+        made.model_copy(update={"id": name, "setup": wanted.get("setup")}) for name in wanted.get("names", NAMES)
+    ]
     recipe, out = load_recipe("hybrid", [f"trajectories={wanted.get('trajectories', 4)}"]), Path(wanted["out"])
-    means = Means(folder, folder / f"{out.name}.asked", wanted["life"], wanted.get("pause", 0))
+    means = Means(folder, folder / f"{out.name}.asked", wanted["life"], wanted.get("pause", 0), "setup" in wanted)
     budget = parse_budget(wanted["budget"]) if wanted.get("budget") else Budget()
     model = Answering(means.notes, means.life, 0)
     about = (RunDirectory(out), instances, recipe, roles(["m"]))
@@ -102,4 +111,7 @@ async def batch(folder: Path, wanted: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(batch(Path(sys.argv[1]), json.loads(sys.argv[2])))
+    try:
+        asyncio.run(batch(Path(sys.argv[1]), json.loads(sys.argv[2])))
+    except BadRun as error:
+        sys.exit(str(error))

@@ -238,9 +238,9 @@ class Storm:
             driver.kill()
         else:
             self.nodes.kill_ray()
-            driver.process.wait(300)
-            assert driver.process.returncode != 0
-            driver.process.communicate()
+            _, told = driver.process.communicate(timeout=300)
+            assert driver.process.returncode == 2
+            assert "is gone; begin a cluster" in told.splitlines()[-1]
             self.nodes.close()
             self.nodes.renew()
         return True
@@ -279,6 +279,25 @@ def test_kills_leave_no_trace(
             f"{len(NAMES)}: {storm.calls} calls, {storm.again} of them made again for their reply was not on record; same "
             f"predictions and views each time; {time.monotonic() - began:.0f} s (seed {seed})"
         )
+
+
+@pytest.mark.full
+def test_an_environment_is_made_by_one_node_and_brought_to_the_other(folder: Path, nodes: Nodes) -> None:
+    setup = "head -c 20000000 /dev/urandom >/env/noise"  # no two builds come to the same
+    Driver(folder, folder / "apart-run", nodes.address, names=["a", "b"], at_once=1, setup=setup).end()
+    one, other = (
+        {
+            said["name"]: said["layers"]
+            for file in (store / "names").iterdir()
+            if (said := json.loads(file.read_bytes()))
+        }
+        for store in (folder / "apart").iterdir()  # the states of each worker
+    )
+    had = {name.partition(" ")[0] for name in one if one[name] == other.get(name)}
+    assert had >= {"environment", "pristine"}
+    assert sum("dependencies" in name for name in (*one, *other)) == 1, (
+        "what lies under it was made by one of them, too"
+    )
 
 
 @pytest.mark.full
