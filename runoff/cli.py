@@ -339,7 +339,7 @@ def bench(**given: Any) -> None:
     The same command goes on after anything. Writes preds.json, preds.jsonl and report.html into --out. What failed for
     reasons that are not its own is no empty patch: it is tried again. Exit codes as of `runoff solve`.
     """
-    from runoff.bench.command import bench_command
+    from runoff.batch.command import bench_command
 
     sys.exit(bench_command(**given))
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -26,6 +26,7 @@ from runoff.models import Answering, roles
 from runoff.pipeline import Models
 from runoff.progress import Progress
 from runoff.recipe import Recipe, load_recipe
+from runoff.request import Attending, Request, Told
 from runoff.run import Result, Run, RunDirectory, exit_code, write_views
 from runoff.sandbox.environments.builder import ROOM
 from runoff.selection.protocol import Confidence
@@ -43,7 +44,20 @@ def solve_command(
     **options: Any,
 ) -> int:
     """`runoff solve`. Returns the exit code; raises errors that are for the user."""
-    given = {"setup": setup, "build": build, "test": test, "python": python}
+    commands = {"setup": setup, "build": build, "test": test, "python": python}
+    request, notes = solve_request(target, issue, ref, commands, cast("Told", options))
+    for note in notes:
+        click.echo(f"runoff: {note}", err=True)
+    _, results = run_to_end(*request)
+    for result in results:
+        click.echo(ended(result, request.out, alone=len(results) == 1))
+    return exit_code(results)
+
+
+def solve_request(
+    target: str, issue: str | None, ref: str | None, given: Mapping[str, str | None], options: Told
+) -> tuple[Request, list[str]]:
+    """What `solve` is to do, and what a user should be told of it. `given`: setup, build, test, python."""
     before = prepared.commands(options.get("index") or default_place(), Path(target))
     commands = {name: given[name] or before.get(name) for name in given}
     if target.endswith(".jsonl") and Path(target).is_file():
@@ -53,15 +67,10 @@ def solve_command(
         instances = [made]
     if said := ", ".join(f"--{name} {commands[name]!r}" for name in before if not given[name]):
         notes.append(f"as it was prepared: {said}")
-    for note in notes:
-        click.echo(f"runoff: {note}", err=True)
-    names = roles(options["models"])
+    names = roles(options.get("models", ()))
     recipe = options_recipe(options)
-    out = options["out"] or Path("runs") / (instances[0].id if len(instances) == 1 else Path(target).stem)
-    _, results = run_to_end(instances, recipe, names, out, options)
-    for result in results:
-        click.echo(ended(result, out, alone=len(results) == 1))
-    return exit_code(results)
+    out = options.get("out") or Path("runs") / (instances[0].id if len(instances) == 1 else Path(target).stem)
+    return Request(instances, recipe, names, out, options), notes
 
 
 def run_to_end(
@@ -69,11 +78,11 @@ def run_to_end(
     recipe: Recipe,
     names: Models,
     out: Path,
-    options: dict[str, Any],
+    options: Told,
     watch: Callable[[Run, Answering], None] = lambda run, model: None,
 ) -> tuple[Run, list[Result]]:
-    """Run the instances in `out` until they end, and write everything that a run leaves."""
-    return asyncio.run(_run(instances, recipe, names, out, options, watch))
+    """Run the instances in `out` until they end, at a terminal, and write everything that a run leaves."""
+    return asyncio.run(run_attended(instances, recipe, names, out, options, watch))
 
 
 def problems(file: Path, index: Path | None = None) -> list[Instance]:
@@ -105,7 +114,7 @@ def problems(file: Path, index: Path | None = None) -> list[Instance]:
     return list(instances.values())
 
 
-def states(options: dict[str, Any]) -> Path:
+def states(options: Mapping[str, Any]) -> Path:
     """Where sandbox states are kept."""
     return options.get("states") or Path.home() / ".cache" / "runoff" / "states"
 
@@ -149,14 +158,16 @@ def first_line(text: str, limit: int = 160) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-async def _run(
+async def run_attended(
     instances: Sequence[Instance],
     recipe: Recipe,
     names: Models,
     out: Path,
-    options: dict[str, Any],
-    watch: Callable[[Run, Answering], None],
+    options: Told,
+    watch: Callable[[Run, Answering], None] = lambda run, model: None,
+    attend: Attending | None = None,
 ) -> tuple[Run, list[Result]]:
+    """The same where a loop runs; `attend` None: at a terminal, whose Ctrl-C it listens to."""
     from runoff.report import report
 
     budget, interrupted = budget_of(options.get("budget")), asyncio.Event()
@@ -204,11 +215,7 @@ async def _run(
                 command=command,
             )
         try:
-            with Progress(run) as progress:
-                run.say = progress.say
-                for remark in run.directory.remarks:
-                    progress.say(remark)
-                results = await _interruptible(run, progress)
+            results = await (attend or _at_a_terminal)(run)
         finally:
             await run.close()
         write_views(run.directory, results, report(run, results, seconds=time.monotonic() - began))
@@ -225,7 +232,7 @@ async def _spread(
     means: Given,
     model: Answering,
     budget: Budget,
-    options: dict[str, Any],
+    options: Told,
     *,
     index: Path,
     **how: Any,
@@ -257,7 +264,7 @@ async def _spread(
     )
 
 
-def means_of(names: Models, options: dict[str, Any]) -> Given:
+def means_of(names: Models, options: Told) -> Given:
     """What the options say of who answers and where things run."""
     return Given(
         names,
@@ -273,6 +280,14 @@ def means_of(names: Models, options: dict[str, Any]) -> Given:
         limit=options.get("states_limit"),
         index_hosts=tuple(options.get("index_hosts", ())),
     )
+
+
+async def _at_a_terminal(run: Run) -> list[Result]:
+    with Progress(run) as progress:
+        run.say = progress.say
+        for remark in run.directory.remarks:
+            progress.say(remark)
+        return await _interruptible(run, progress)
 
 
 async def _interruptible(run: Run, progress: Progress) -> list[Result]:
@@ -311,13 +326,13 @@ def read_issue(text: str | None) -> str:
         raise BadTarget(f"--issue {text}: {error.strerror}") from None
 
 
-def options_recipe(options: dict[str, Any]) -> Recipe:
+def options_recipe(options: Told) -> Recipe:
     sure = {name: value for name in ("calibration", "abstain_below", "precision") if (value := options.get(name))}
     told = [
         f"selection.{name}={json.dumps(str(value)) if name == 'calibration' else value}" for name, value in sure.items()
     ]
-    recipe = load_recipe(options["recipe"], [*options["settings"], *told])
-    return recipe.model_copy(update={"trajectories": options["trajectories"]}) if options["trajectories"] else recipe
+    recipe = load_recipe(options.get("recipe") or "hybrid", [*options.get("settings", ()), *told])
+    return recipe.model_copy(update={"trajectories": many}) if (many := options.get("trajectories")) else recipe
 
 
 def budget_of(text: str | None) -> Budget:
@@ -329,7 +344,7 @@ def budget_of(text: str | None) -> Budget:
         raise click.UsageError(str(error)) from None
 
 
-def _rates(options: dict[str, Any]) -> dict[str, Rate]:
+def _rates(options: Told) -> dict[str, Rate]:
     rates: dict[str, Rate] = {}
     for text in options.get("rates", ()):
         provider, _, sums = text.rpartition("=")
@@ -352,4 +367,13 @@ def prices_of(options: Mapping[str, Any], names: Models) -> dict[str, Prices]:
     return prices
 
 
-__all__ = ["budget_of", "prices_of", "problems", "run_to_end", "solve_command", "states"]
+__all__ = [
+    "budget_of",
+    "prices_of",
+    "problems",
+    "run_attended",
+    "run_to_end",
+    "solve_command",
+    "solve_request",
+    "states",
+]

@@ -227,9 +227,11 @@ class Run:
             for world in self.worlds.values():
                 stack.push_async_callback(world.close)
 
-    def ledger(self) -> Ledger:
-        billed = sum(sum(world.log.possibly_billed.values()) for world in self.worlds.values())
-        lines = (line for world in self.worlds.values() for line in world.log.ledger)
+    def ledger(self, instance: str | None = None) -> Ledger:
+        """Of the whole run, or of one instance."""
+        worlds = self.worlds.values() if instance is None else [self.worlds[instance]]
+        billed = sum(sum(world.log.possibly_billed.values()) for world in worlds)
+        lines = (line for world in worlds for line in world.log.ledger)
         return totalled(lines, self._price_of).model_copy(update={"possibly_billed": billed})
 
     async def _placed(self, instance: Instance) -> None:
