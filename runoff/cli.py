@@ -212,6 +212,41 @@ def _commands(command: Any) -> Any:
     return command
 
 
+def _published(command: Any) -> Any:
+    """What becomes of a patch. Nothing is published unless it is asked for."""
+    for option in reversed(
+        [
+            click.option(
+                "--branch",
+                metavar="[NAME]",
+                is_flag=False,
+                flag_value="",
+                help="Make a branch with one commit; work tree and index stay as they are.  [default name: runoff/issue-N]",
+            ),
+            click.option("--push", is_flag=True, help="Push that branch, and do no more."),
+            click.option("--pr", is_flag=True, help="Push it, and open a draft pull request that says what is proven."),
+            click.option("--comment", is_flag=True, help="Say on the issue what came of it."),
+            click.option(
+                "--with-test",
+                is_flag=True,
+                help="Add the reproduction as a test of the project's own, if it tells there.",
+            ),
+            click.option(
+                "--remote",
+                metavar="NAME|URL",
+                help="Where to push to, such as your fork.  [default: the issue's repository, else origin]",
+            ),
+            click.option(
+                "--into",
+                metavar="BRANCH",
+                help="What the pull request is to be merged into.  [default: the default branch]",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @click.argument("target")
 @click.option("--issue", metavar="TEXT|@FILE", help="The issue: its text, or @ and a file that holds it.")
@@ -219,6 +254,7 @@ def _commands(command: Any) -> Any:
 @_commands
 @_options
 @_confident
+@_published
 def solve(**given: Any) -> None:
     """Resolve an issue of TARGET: a local git repository or an unpacked source tree.
 
@@ -237,6 +273,28 @@ def solve(**given: Any) -> None:
     from runoff.commands import solve_command
 
     sys.exit(solve_command(**given))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--instance", metavar="ID", help="Which of the run's instances.  [default: its only one]")
+@_published
+@_STATES
+@_SANDBOX
+def publish(**given: Any) -> None:
+    """Publish what a finished RUN decided for, when somebody has looked at it: a branch, a push, a draft pull request.
+
+    \b
+    runoff publish runs/click --branch                      one commit on a branch of the repository
+    runoff publish runs/click --push --remote my-fork
+    runoff publish runs/pallets__click-2500 --pr --with-test
+
+    The same command again finds what is there, and goes on from wherever it was. Nothing is asked of a model. Exit code:
+    0 published, 1 there is no patch to publish, 2 usage, 3 something is missing, 5 it was refused.
+    """
+    from runoff.commands import publish_command
+
+    sys.exit(publish_command(**given))
 
 
 @cli.command()

@@ -18,12 +18,13 @@ from runoff import prepared
 from runoff.agent.budget import Budget, Prices, parse_budget, parse_price
 from runoff.agent.index import default_place
 from runoff.agent.pace import Rate, parse_rate
+from runoff.github.command import check_all, publish_all, wanted_of
 from runoff.instance import BadTarget, Instance, local_instance
 from runoff.models import Answering, roles
 from runoff.pipeline import Models
 from runoff.progress import Progress
 from runoff.recipe import Recipe, load_recipe
-from runoff.run import Result, Run, RunDirectory, exit_code, write_views
+from runoff.run import EXIT, Result, Run, RunDirectory, exit_code, write_views
 from runoff.sandbox.backends import open_backend
 from runoff.sandbox.environments.builder import ROOM
 from runoff.selection.protocol import Confidence
@@ -56,10 +57,24 @@ def solve_command(
     names = roles(options["models"])
     recipe = options_recipe(options)
     out = options["out"] or Path("runs") / (instances[0].id if len(instances) == 1 else Path(target).stem)
+    wanted = wanted_of(options)
+    check_all(instances, out, wanted)
     _, results = run_to_end(instances, recipe, names, out, options)
     for result in results:
         click.echo(ended(result, out, alone=len(results) == 1))
+    if wanted.anything or wanted.branches:
+        decided = [result.instance for result in results if result.outcome]
+        publish_all(out, decided, wanted, states(options), options.get("sandbox") or "auto")
     return exit_code(results)
+
+
+def publish_command(run: Path, instance: str | None, **options: Any) -> int:
+    """`runoff publish`. Returns the exit code; raises errors that are for the user."""
+    wanted = wanted_of(options)
+    if not (wanted.anything or wanted.branches):
+        raise click.UsageError("nothing is published unasked: give --branch, --push, --pr or --comment")
+    whole = publish_all(run, [instance], wanted, states(options), options.get("sandbox") or "auto")
+    return 0 if whole else EXIT["none"]
 
 
 def run_to_end(
@@ -283,4 +298,4 @@ def prices_of(options: Mapping[str, Any], names: Models) -> dict[str, Prices]:
     return prices
 
 
-__all__ = ["budget_of", "prices_of", "problems", "run_to_end", "solve_command", "states"]
+__all__ = ["budget_of", "prices_of", "problems", "publish_command", "run_to_end", "solve_command", "states"]
