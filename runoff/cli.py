@@ -247,21 +247,49 @@ def _published(command: Any) -> Any:
     return command
 
 
+def _on_server(command: Any) -> Any:
+    """How an issue on GitHub is read."""
+    for option in reversed(
+        [
+            click.option(
+                "--comments",
+                type=click.Choice(["auto", "all", "none"]),
+                help="Which comments of an issue on GitHub are read.  [default: auto, all but those of programs and those "
+                "that give the answer away]",
+            ),
+            click.option(
+                "--unless-claimed",
+                is_flag=True,
+                help="Stop, before anything is paid, if an open pull request says that it closes the issue.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @click.argument("target")
 @click.option("--issue", metavar="TEXT|@FILE", help="The issue: its text, or @ and a file that holds it.")
-@click.option("--ref", help="The base commit of a git repository.  [default: HEAD]")
+@click.option(
+    "--ref",
+    help="The base commit of a git repository.  [default: HEAD; of an issue on GitHub the default branch's last before "
+    "it was opened]",
+)
+@_on_server
 @_commands
 @_options
 @_confident
 @_published
 def solve(**given: Any) -> None:
-    """Resolve an issue of TARGET: a local git repository or an unpacked source tree.
+    """Resolve an issue: TARGET is its address on GitHub, or a local git repository or source tree, with --issue.
 
+    An address is https://github.com/OWNER/REPOSITORY/issues/N, the same of a GitHub Enterprise, or OWNER/REPOSITORY#N.
     TARGET may also be a .jsonl file with one problem a line: {"target", "issue", "id", "setup", "build", "test",
     "python", "ref"}.
 
     \b
+    runoff solve https://github.com/pallets/click/issues/2500 --model openai/gpt-5 --budget 2
     runoff solve . --issue "crash on empty input" --model openai/gpt-5 --budget 2
     runoff solve ~/src/click --issue @bug.md --model anthropic/claude-sonnet-4-5 -n 6
     runoff solve . --issue @bug.md --model openai/local --api-base http://127.0.0.1:8000/v1 --budget 500ktok

@@ -18,6 +18,7 @@ from runoff import prepared
 from runoff.agent.budget import Budget, Prices, parse_budget, parse_price
 from runoff.agent.index import default_place
 from runoff.agent.pace import Rate, parse_rate
+from runoff.github.address import is_address
 from runoff.github.command import check_all, publish_all, wanted_of
 from runoff.instance import BadTarget, Instance, local_instance
 from runoff.models import Answering, roles
@@ -43,9 +44,14 @@ def solve_command(
 ) -> int:
     """`runoff solve`. Returns the exit code; raises errors that are for the user."""
     given = {"setup": setup, "build": build, "test": test, "python": python}
+    which, unless_claimed = options.pop("comments", None), options.pop("unless_claimed", False)
     before = prepared.commands(options.get("index") or default_place(), Path(target))
     commands = {name: given[name] or before.get(name) for name in given}
-    if target.endswith(".jsonl") and Path(target).is_file():
+    if is_address(target) and not Path(target).exists():
+        instances, notes = [_of_server(target, issue, ref, which, unless_claimed, commands, options)], list[str]()
+    elif which or unless_claimed:
+        raise BadTarget(f"--comments and --unless-claimed are for an issue on GitHub; {target} is not its address")
+    elif target.endswith(".jsonl") and Path(target).is_file():
         instances, notes = problems(Path(target), options.get("index") or default_place()), list[str]()
     else:
         made, notes = local_instance(Path(target), read_issue(issue), ref=ref, **commands)
@@ -75,6 +81,35 @@ def publish_command(run: Path, instance: str | None, **options: Any) -> int:
         raise click.UsageError("nothing is published unasked: give --branch, --push, --pr or --comment")
     whole = publish_all(run, [instance], wanted, states(options), options.get("sandbox") or "auto")
     return 0 if whole else EXIT["none"]
+
+
+def _of_server(
+    target: str,
+    issue: str | None,
+    ref: str | None,
+    which: Any,
+    unless_claimed: bool,
+    commands: dict[str, str | None],
+    options: dict[str, Any],
+) -> Instance:
+    """The instance for an issue's address; what a user should know of it is said."""
+    from runoff.github import access, task
+    from runoff.github.address import parse
+
+    def say(text: str) -> None:
+        click.echo(f"runoff: {shown(text)}", err=True)
+
+    if issue is not None:
+        raise BadTarget(f"{target} is the issue; leave --issue out")
+    address = parse(target, access.server())
+    roles(options["models"])  # what is missing there is said before anything is fetched
+    options["out"] = options["out"] or Path("runs") / address.id
+    read, source = task.read_task(address, options["out"], ref=ref, which=which or "auto", say=say)
+    for line in task.told(read):
+        say(line)
+    if unless_claimed and (claim := next((claim for claim in read.claims if claim.kind == "closes"), None)):
+        raise task.Claimed(f"{read.address} is claimed: {claim.line()}; nothing was paid")
+    return task.instance(read, source, commands)
 
 
 def run_to_end(

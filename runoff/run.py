@@ -127,7 +127,7 @@ class RunDirectory:
             return
         if (
             self.path.is_dir()
-            and any(not path.name.startswith(".") for path in self.path.iterdir())
+            and any(not path.name.startswith(".") and path.name != "issue.json" for path in self.path.iterdir())
             and not (self.path / "log").is_dir()
         ):
             raise BadRun(f"{self.path} is not empty and holds no run; give another --out")

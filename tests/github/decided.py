@@ -80,7 +80,12 @@ def decided(
     """A run of one instance with two candidates, of which the first is right. `kept`: the runs of the test are on record."""
     name = address.id if address else place.name
     instance = Instance(
-        id=name, source=str(place), statement=statement, commit=commit, digest=commit or "0" * 40, test="python -m pytest"
+        id=name,
+        source=str(place),
+        statement=statement,
+        commit=commit,
+        digest=commit or "0" * 40,
+        test="python -m pytest",
     )
     recipe = Recipe(trajectories=2, selection=SelectionRecipe())
     models = dict.fromkeys(("relevance", "ranker", "tester", "editor", "verifier", "selector"), model)
@@ -90,17 +95,23 @@ def decided(
         _keep_issue(out, address, title, statement, commit or "")
     right = patch_of(place) if patch is None else patch
     wrong = patch_of(place, new="len(values) if len(values) > 1 else 0\n")
-    outcome = asyncio.run(_decide(directory.log(name), instance, right, wrong, script, outputs, words, kept, cells, recipe))
+    outcome = asyncio.run(
+        _decide(directory.log(name), instance, right, wrong, script, outputs, words, kept, cells, recipe)
+    )
     selection = outcome.selection
     if status == "abstained":
         sure = selection.confidence
         assert sure
         why = "abstained: P(right) 0.31 is below 0.60; it would have been editing-1"
         update: dict[str, Any] = {"chosen": None, "reason": why}
-        update["confidence"] = sure.model_copy(update={"p": 0.31, "how": "calibrated on 40 issues", "withheld": selection.reason})
+        update["confidence"] = sure.model_copy(
+            update={"p": 0.31, "how": "calibrated on 40 issues", "withheld": selection.reason}
+        )
         selection = selection.model_copy(update=update)
     elif status == "none":
-        selection = selection.model_copy(update={"chosen": None, "reason": "none: every candidate passes a test that none may pass"})
+        selection = selection.model_copy(
+            update={"chosen": None, "reason": "none: every candidate passes a test that none may pass"}
+        )
     outcome = outcome.model_copy(update={"selection": selection})
     write_views(directory, [Result(instance=name, status=status, why=selection.reason, outcome=outcome)], "a page")  # type: ignore[arg-type]
     return out
@@ -141,9 +152,9 @@ async def _decide(
             generated=("testing-2",),
             base={"testing-2": "fail"},
             rows={name: {"testing-2": cell} for name, cell in said.items()},
-            control={name: "fail" for name in said},
+            control=dict.fromkeys(said, "fail"),
             repository=("tests/test_mean.py::test_mean",),
-            broken={name: () for name in said},
+            broken=dict.fromkeys(said, ()),
             scripts={"testing-2": script},
             same={"testing-2": ("testing-2",)},
         )
@@ -171,7 +182,10 @@ class _Says:
 
     async def execute(self, state: State, *what: object, stdin: bytes = b"", **how: object) -> Execution:
         where = "patch" if state.digest == "after" else "base"
-        verdict = {"verdict": "fixed" if where == "patch" else "not fixed", "why": f"exit code {0 if where == 'patch' else 2}"}
+        verdict = {
+            "verdict": "fixed" if where == "patch" else "not fixed",
+            "why": f"exit code {0 if where == 'patch' else 2}",
+        }
         record = f"\n{json.loads(stdin)['nonce']} {json.dumps(verdict)}\n"
         stdout = self._outputs[where].encode("utf-8", "surrogateescape") + record.encode()
         return Execution(outcome="finished", exit_code=0, stdout=stdout, stderr=b"", seconds=0.1, after=None)
