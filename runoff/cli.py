@@ -764,6 +764,15 @@ def export(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("part", type=click.Choice(["check", "solve"]))
+def action(part: str) -> None:
+    """What action.yml runs in a workflow of GitHub's: check whether its event is a request that may be made; solve it."""
+    from runoff.action import action_command
+
+    sys.exit(action_command(part))
+
+
+@cli.command()
 @_STATES
 def doctor(states: Path | None) -> None:
     """Say what is here, what is missing, and the one next command."""

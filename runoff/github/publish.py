@@ -310,18 +310,21 @@ def own_comments(hub: GitHub, path: str, begin: str) -> Iterator[dict[str, Any]]
     for one in hub.pages(path, needs="Issues: read"):
         if not str(one.get("body") or "").startswith(begin):
             continue
-        me = me or login(hub)
-        if str((one.get("user") or {}).get("login", "")).lower() == me.lower():
+        me, user = me or login(hub), one.get("user") or {}
+        if user.get("login") == me or (me == BOT and user.get("type") == "Bot"):
             yield one
 
 
+BOT = "github-actions[bot]"
+
+
 def login(hub: GitHub) -> str:
-    """Whose token it is. That of a workflow may not ask, and is the bot's."""
+    """Whose token it is. That of an app, such as a workflow's, may not ask: BOT, which then stands for any."""
     try:
         return str(hub.get("/user")["login"])
     except GitHubFailed as error:
-        if error.status in (401, 403, 404):
-            return "github-actions[bot]"
+        if error.status in (403, 404):
+            return BOT
         raise
 
 

@@ -13,6 +13,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ class Host:
         """Login → `admin`, `write`, `read` or `none`, as the API says it of collaborators."""
         self.pulls: list[dict[str, Any]] = []
         self.comments: list[dict[str, Any]] = []
-        self.reactions: list[dict[str, Any]] = []
         self.issue: dict[str, Any] = {"state": "open"}
         self.repository: dict[str, Any] = {}
         self.asked: list[tuple[str, str, Any]] = []
@@ -151,35 +151,18 @@ class Host:
                 "id": number,
                 "body": body["body"],
                 "user": me,
+                "created_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "html_url": f"{self.base}/{slug}/issues/12#issuecomment-{number}",
             }
             self.comments.append(made)
             return 201, made
         if found := re.fullmatch(r"/issues/comments/(\d+)", rest):
             one = next(one for one in self.comments if one["id"] == int(found[1]))
+            if verb == "DELETE":
+                self.comments.remove(one)
+                return 204, None
             one |= body
             return 200, one
-        if re.fullmatch(r"/issues/\d+/reactions", rest):
-            if verb == "GET":
-                return 200, [one for one in self.reactions if one["content"] == query.get("content", one["content"])]
-            there = [
-                one
-                for one in self.reactions
-                if (one["content"], one["user"]["login"]) == (body["content"], me["login"])
-            ]
-            if there:
-                return 200, there[0]
-            made = {
-                "id": next(self._numbers),
-                "content": body["content"],
-                "user": me,
-                "created_at": "2026-11-26T12:00:00Z",
-            }
-            self.reactions.append(made)
-            return 201, made
-        if found := re.fullmatch(r"/issues/\d+/reactions/(\d+)", rest):
-            self.reactions = [one for one in self.reactions if one["id"] != int(found[1])]
-            return 204, None
         return 404, {"message": "Not Found"}
 
     def _repository(self, slug: str) -> dict[str, Any]:
