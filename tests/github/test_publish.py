@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from runoff.cli import main
 from runoff.github import publish as publishing
 from runoff.github.address import IssueAddress
 from runoff.github.client import GitHubFailed
@@ -257,12 +258,10 @@ def test_a_branch_that_is_checked_out_does_not_change_under_its_user(scene: Scen
         scene.publish(local=True)
 
 
-@pytest.mark.parametrize(
-    "name", ["-x", "a..b", "a b", "refs/heads/x", "HEAD", "x.lock", "a~1", "@", "/x", "a//b", "x\n"]
-)
-def test_what_git_takes_for_no_branch_is_refused(scene: Scene, name: str) -> None:
-    with pytest.raises(NotPublished, match="no branch of this name"):
-        scene.publish(local=True, branch=name)
+def test_what_git_takes_for_no_branch_is_refused(scene: Scene) -> None:
+    for name in ("-x", "a..b", "a b", "refs/heads/x", "HEAD", "x.lock", "a~1", "@", "/x", "a//b", "x\n"):
+        with pytest.raises(NotPublished, match="no branch of this name"):
+            scene.publish(local=True, branch=name)
 
 
 @pytest.mark.parametrize(
@@ -424,21 +423,39 @@ def test_where_an_address_leads(url: str, host: str, slug: str) -> None:
     assert "secret" not in found.place
 
 
-@pytest.mark.parametrize("url", ["ext::sh -c touch% /tmp/x", "fd::3", "git://o/r", "ftp://x/y", "--upload-pack=x:y"])
-def test_an_address_that_would_run_something_is_refused(scene: Scene, url: str) -> None:
-    with pytest.raises(NotPublished):
-        scene.publish(push=True, remote=url)
+def test_an_address_that_would_run_something_is_refused(scene: Scene) -> None:
+    for url in ("ext::sh -c touch% /tmp/x", "fd::3", "git://o/r", "ftp://x/y", "--upload-pack=x:y"):
+        with pytest.raises(NotPublished):
+            scene.publish(push=True, remote=url)
 
 
 def test_the_command_publishes_a_run_that_somebody_looked_at(scene: Scene) -> None:
     env = {"GH_ENTERPRISE_TOKEN": WRITER}
-    nothing = runoff("publish", scene.out, env=env)
-    assert (nothing.returncode, "nothing is published unasked" in nothing.stderr) == (2, True)
     done = runoff("publish", scene.out, "--pr", env=env)
     assert done.returncode == 0, done.stderr
     assert "draft pull request: " in done.stdout
     assert len(scene.host.pulls) == 1
-    refused = runoff("publish", scene.out, "--branch", "--remote", "origin", env=env)
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    none = runoff("publish", scene.folder, "--branch", env=env)
-    assert (none.returncode, none.stderr) == (2, f"runoff: {scene.folder} holds no run: there is no run.toml\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "nothing is published unasked: give --branch, --push, --pr or --comment"),
+        (("--branch", "--remote", "origin"), "--remote says where to push to: give --push or --pr, too"),
+        (("--push", "--into", "main"), "--into says where the pull request is to be merged: give --pr, too"),
+        (("--branch",), "holds no run: there is no run.toml"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_line(
+    tmp_path: Path,
+    words: tuple[str, ...],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["runoff", "publish", str(tmp_path), *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().err
+    assert (end.value.code, said.count("\n")) == (2, 1)
+    assert says in said
