@@ -501,3 +501,19 @@ def _changed(payload: dict[str, Any], change: Mapping[str, Any]) -> dict[str, An
         else:
             payload[name] = value
     return payload
+
+
+def test_the_workflow_of_the_guide_has_no_more_rights_than_it_needs() -> None:
+    guide = (ROOT / "docs" / "how-to" / "action.md").read_text()
+    text = guide.partition("```yaml\n")[2].partition("```")[0]
+    workflow = yaml.safe_load(text)
+    job = workflow["jobs"]["solve"]
+    assert workflow["permissions"] == {}
+    assert job["permissions"] == {"contents": "write", "issues": "write", "pull-requests": "write"}
+    assert set(workflow[True]) == {"issues", "issue_comment"}, "`on` is a truth to YAML; no event of a fork's pull request"
+    assert job["concurrency"] == {"group": "runoff-issue-${{ github.event.issue.number }}", "cancel-in-progress": False}
+    assert not any("run" in step for step in job["steps"])
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    assert set(job["steps"][0]["with"]) <= set(action["inputs"])
+    assert {name for name, about in action["inputs"].items() if about.get("required")} <= set(job["steps"][0]["with"])
+    assert re.findall(r"^\| `([a-z-]+)`", guide, re.MULTILINE)[0] == "model"
