@@ -32,7 +32,7 @@ class Claim(Value):
         draft = "draft " if self.draft else ""
         does = "says it closes it" if self.kind == "closes" else "mentions it"
         return shown(
-            f"{draft}pull request {self.name} by {self.author or 'somebody'} {does}: {self.title[:100]} {self.url}"
+            f"{draft}pull request {self.name} by {self.author or 'somebody'} {does}: {' '.join(self.title.split())[:100]} {self.url}"
         )
 
 
@@ -60,7 +60,7 @@ def found(
         head = pull.get("head") if isinstance(pull.get("head"), Mapping) else {}
         heads.add(str((head or {}).get("ref", "")))
         name = f"#{pull.get('number')}"
-        if kind and (name not in by_name or kind == "closes"):
+        if kind and (name not in by_name or (kind, by_name[name].kind) == ("closes", "mentions")):
             by_name[name] = Claim(
                 kind=kind,
                 name=name,

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from runoff import __version__
 from runoff.failure import INFRASTRUCTURE, MISSING, USAGE, ForTheUser
@@ -43,7 +43,13 @@ class GitHubFailed(ForTheUser):
         """GitHub's own status, if it answered; ours for the process."""
 
 
-class Repository(Value):
+class _Read(Value):
+    """What is read of an answer; the rest of it is not looked at."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Repository(_Read):
     """A repository as GitHub names it now."""
 
     id: int
@@ -62,12 +68,12 @@ class Repository(Value):
         return self.full_name.partition("/")[2]
 
 
-class Author(Value):
+class Author(_Read):
     login: str
     type: str = "User"
 
 
-class Comment(Value):
+class Comment(_Read):
     user: Author | None = None
     """None: whoever wrote it is not there any more."""
     body: str | None = None
@@ -178,11 +184,8 @@ class GitHub:
             link = re.search(r'<([^<>]*)>;[^,]*\brel="?next"?', headers.get("link") or "")
             if not link:
                 return
-            url = urlsplit(link[1])
-            if url.netloc != urlsplit(self.api).netloc:
-                raise GitHubFailed(f"{self.api} names a next page on another server, {shown(url.netloc)[:100]}")
-            prefix = urlsplit(self.api).path
-            path, parameters = f"{url.path.removeprefix(prefix)}?{url.query}", {}
+            url = urlsplit(link[1])  # of which the host is not looked at: it is asked where all else is
+            path, parameters = f"{url.path.removeprefix(urlsplit(self.api).path)}?{url.query}", {}
 
     def _asked(
         self, verb: str, path: str, parameters: Mapping[str, Any], body: Any, needs: str
@@ -196,7 +199,7 @@ class GitHub:
                 return self._requester.requestJsonAndCheck(verb, path, dict(parameters), input=body)
             except GithubException as error:
                 headers = {name.lower(): str(value) for name, value in (error.headers or {}).items()}
-                message = _message(error.data)
+                message = self._clean(_message(error.data))
                 if (wait := self._limited(error.status, headers, message)) is not None:
                     self._wait(wait, self._which(headers))
                     continue
@@ -313,7 +316,7 @@ def _message(data: Any) -> str:
 
 def _read(kind: type[T], data: Any) -> T:
     try:
-        return kind.model_validate({name: data[name] for name in kind.model_fields if name in data})
+        return kind.model_validate(data)
     except (ValidationError, TypeError) as error:
         what = error.errors()[0]["loc"] if isinstance(error, ValidationError) else type(data).__name__
         raise GitHubFailed(

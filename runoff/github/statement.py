@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
@@ -31,8 +32,7 @@ _BOTS = re.compile(
 )
 _KNOWS = re.compile(
     r"""
-    \b(?:was|were|is|been|be|it'?s|now|already|should\s+be|got)?\s*
-    (?:fixed|solved|resolved|addressed|implemented|closed|merged|released|shipped)\s+
+    \b(?:fixed|solved|resolved|addressed|implemented|closed|merged|released|shipped)\s+
     (?:in|by|with|via|on|as\s+of|as\s+part\s+of|through|upstream|since)\s+
     (?:\S{0,40}\#\d+|GH-\d+|(?:the\s+)?(?:pull\s+request|PR|commit|release|version|master|main|develop|dev|trunk|nightly|latest|next)\b
       |https?://|v?\d+(?:\.\d+)+|[0-9a-f]{7,40}\b)
@@ -55,10 +55,12 @@ _HEADING = re.compile(r" {0,3}(#{1,6})\s+\S|\*\*[^*\n]{1,80}\*\*:?\s*$")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(?!.*`)|^ {0,3}(~{3,})")
 _DATA = re.compile(r"data:[A-Za-z0-9.+/-]{1,80}(?:;[^,\s\"')>]{0,80})?,[A-Za-z0-9+/=%_.~-]{64,}")
 _IMAGE = re.compile(
-    r"!\[([^\]\n]{0,300})\]\((?:[^()\s]|\([^()\s]*\)){0,4000}(?:\s+\"[^\"\n]{0,300}\")?\)|<(?:img|video|source)\b[^>\n]{0,4000}>",
+    r"!\[([^\[\]\n]{0,300})\]\((?:[^()\s]|\([^()\s]*\)){0,1000}(?:\s+\"[^\"\n]{0,300}\")?\)|<(?:img|video|source)\b[^>\n]{0,1000}>",
     re.I,
 )
-_ATTACHED = re.compile(r"\[([^\]\n]{1,300})\]\((https?://[^\s()]{0,300}/(?:user-attachments/)?files/[^\s()]{1,1000})\)")
+_ATTACHED = re.compile(
+    r"\[([^\[\]\n]{1,300})\]\((https?://[^\s()]{0,300}/(?:user-attachments/)?files/[^\s()]{1,1000})\)"
+)
 _BLOB = re.compile(
     r"(https?://[^\s/<>()\"'\[\]]{1,200})/([\w.-]{1,100})/([\w.-]{1,100})/blob/([^\s<>()\"'\[\]`#?]{1,500})(?:\?[^\s#<>()\"'\[\]`]{0,100})?#L(\d{1,7})(?:C\d+)?(?:-L?(\d{1,7})(?:C\d+)?)?"
 )
@@ -105,7 +107,7 @@ def statement(
         body, dropped = _without_answers(body)
         said += [f"{dropped} lines that tell of the fix"] if dropped else []
     notes += [f"left out of the issue's text: {', '.join(said)}"] if said else []
-    parts = [f"# {_line(issue.title)}"]
+    parts = [f"# {_line(issue.title) or '(no title)'}"]
     if body:
         parts.append(body)
     elif not (issue.body or "").strip():
@@ -141,13 +143,12 @@ def _readable(text: str, limit: int) -> tuple[str, list[str]]:
     """Text as it is to be read, and what was left out of it."""
     said = list[str]()
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    whole, text = len(text), text[: 4 * limit]  # so that no work is done on what is dropped anyway
+    text, data = _DATA.subn("[data-left-out]", text)
+    whole, text = len(text), text[: 2 * limit]  # so that no work is done on what is dropped anyway
     text = shown(_plain(text))
     out = list[str]()
-    data = images = files = 0
+    images = files = 0
     for code, chunk in _chunks(text):
-        chunk, count = _DATA.subn("[data left out]", chunk)
-        data += count
         if not code:
             chunk = _uncommented(chunk)
             chunk, count = _ATTACHED.subn(r"[attached file: \1]", chunk)
@@ -161,7 +162,7 @@ def _readable(text: str, limit: int) -> tuple[str, list[str]]:
     long = sum(len(line) > LINE for line in lines)
     text = "\n".join(line if len(line) <= LINE else f"{line[:LINE]} […]" for line in lines)
     text = re.sub(r"\n{4,}", "\n\n\n", text).strip()
-    if whole > 4 * limit or len(text) > limit:
+    if whole > 2 * limit or len(text) > limit:
         text = _cut(text, limit)
         said.append(f"all but {limit:,} of {whole:,} characters")
     said += [f"the ends of {long} long lines"] if long else []
@@ -215,15 +216,14 @@ def _without_empty_sections(text: str) -> str:
     for code, chunk in _chunks(text):
         lines += [(code, line) for line in chunk.split("\n")[: -1 if chunk.endswith("\n") else None]]
     heads = [n for n, (code, line) in enumerate(lines) if not code and _HEADING.match(line)]
-    gone = set[int]()
-    for here, after in reversed(list(zip(heads, [*heads[1:], len(lines)], strict=True))):
+    gone, following = set[int](), None
+    for here, after in reversed(list(pairwise([*heads, len(lines)]))):
         between = "\n".join(line for _, line in lines[here + 1 : after]).strip()
-        if not _UNFILLED.fullmatch(between):
-            continue
-        following = next((n for n in heads if n > here and n not in gone), None)
         deeper = following is not None and _depth(lines[following][1]) > _depth(lines[here][1])
-        if not deeper:  # a heading over sections that say something stays
+        if not deeper and _UNFILLED.fullmatch(between):  # a heading over sections that say something stays
             gone |= {*range(here, after)}
+        else:
+            following = here
     return "\n".join(line for n, (_, line) in enumerate(lines) if n not in gone)
 
 

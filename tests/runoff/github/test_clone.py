@@ -12,8 +12,8 @@ from runoff.github.access import Token
 from runoff.github.client import GitHubFailed, Repository
 from runoff.github.clone import Clone
 from runoff.instance import BadTarget, Instance, open_source
-from tests.github.conftest import TOKEN
-from tests.github.server import FakeGitHub, make_repository
+from tests.runoff.github.conftest import TOKEN
+from tests.runoff.github.server import FakeGitHub, make_repository
 
 OPENED = datetime(2024, 3, 1, 12, tzinfo=UTC)
 HISTORY = [

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from runoff.action import action_command
 from runoff.agent.budget import parse_budget
 from runoff.github.request import BadRequest, Ignored, Options, capped, options, requested
-from tests.github.host import WRITER, Host, serving
+from tests.runoff.github.host import WRITER, Host, serving
 
 EVENTS = Path(__file__).parent / "events"
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHA = "0123456789abcdef0123456789abcdef01234567"
 EVIL = [
     "$(touch PWNED)",
@@ -510,7 +510,9 @@ def test_the_workflow_of_the_guide_has_no_more_rights_than_it_needs() -> None:
     job = workflow["jobs"]["solve"]
     assert workflow["permissions"] == {}
     assert job["permissions"] == {"contents": "write", "issues": "write", "pull-requests": "write"}
-    assert set(workflow[True]) == {"issues", "issue_comment"}, "`on` is a truth to YAML; no event of a fork's pull request"
+    assert set(workflow[True]) == {"issues", "issue_comment"}, (
+        "`on` is a truth to YAML; no event of a fork's pull request"
+    )
     assert job["concurrency"] == {"group": "runoff-issue-${{ github.event.issue.number }}", "cancel-in-progress": False}
     assert not any("run" in step for step in job["steps"])
     action = yaml.safe_load((ROOT / "action.yml").read_text())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.github.server import FakeGitHub
+from tests.runoff.github.server import FakeGitHub
 
 TOKEN = "ghp_0123456789abcdefghijklmnopqrstuvwxyz"
 

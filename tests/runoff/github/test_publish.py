@@ -22,8 +22,8 @@ from runoff.github.publish import Wanted, check, publish
 from runoff.github.pushing import remote
 from runoff.github.submission import read
 from runoff.run import BadRun
-from tests.github.decided import GIT, decided, git, repository
-from tests.github.host import READER, WRITER, Host, serving
+from tests.runoff.github.decided import GIT, decided, git, repository
+from tests.runoff.github.host import READER, WRITER, Host, serving
 from tests.runoff.project import runoff
 
 BRANCH = "refs/heads/runoff/issue-12"

@@ -17,7 +17,7 @@ from runoff.github.description import Place, command, comment, describe, message
 from runoff.github.markdown import code, fenced, plain, prose, quoted
 from runoff.github.submission import Submission, read
 from runoff.selection.protocol import Selection
-from tests.github.decided import SCRIPT, decided, repository
+from tests.runoff.github.decided import SCRIPT, decided, repository
 
 ADDRESS = IssueAddress(base="https://github.com", owner="o", repo="r", number=12)
 PLACE = Place(base="a" * 40, commit="c" * 40, branch="runoff/issue-12", issue="#12")
