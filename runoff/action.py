@@ -225,11 +225,11 @@ def _at_work_on(place: Place, request: Request) -> Iterator[str | None]:
         others = [mark for mark in _marks(place) if mark.number != mine]
         for mark in others:
             if mark.over:  # it was killed before it could take it back
-                place.hub.send("DELETE", f"{where}/comments/{mark.number}", {}, needs="Issues: write")
+                place.hub.send("DELETE", f"{where}/comments/{mark.number}", needs="Issues: write")
         earlier = (mark.page for mark in others if not mark.over and mark.number < mine)
         yield None if request.options.again else next(earlier, None)
     finally:
-        place.hub.send("DELETE", f"{where}/comments/{mine}", {}, needs="Issues: write")
+        place.hub.send("DELETE", f"{where}/comments/{mine}", needs="Issues: write")
 
 
 class Mark(NamedTuple):

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +37,8 @@ class Host:
         self.repository: dict[str, Any] = {}
         self.asked: list[tuple[str, str, Any]] = []
         """Every request of the API: verb, path with its query, body."""
+        self.dressed: Callable[[str, Mapping[str, Any]], Any] = lambda kind, ours: dict(ours)
+        """What an answer of a kind is sent as, which has what is `ours` and may have more: a published example."""
         self.faults: list[tuple[str, str, int, dict[str, Any]]] = []
         """Verb, pattern of the path, and the status and body with which the next such request fails."""
         self.port = 0
@@ -84,7 +86,7 @@ class Host:
 
     def _answered(self, verb: str, path: str, query: dict[str, str], body: Any, token: str) -> tuple[int, Any]:
         if path == "/user":
-            return 200, {"login": self.logins[token]}
+            return 200, self.dressed("user", {"login": self.logins[token]})
         if not (found := re.fullmatch(r"/repos/([\w.-]+)/([\w.-]+)(/.*)?", path)):
             return 404, {"message": "Not Found"}
         whose, name, rest = found[1], found[2], found[3] or ""
@@ -93,15 +95,16 @@ class Host:
             return 404, {"message": "Not Found"}
         me = {"login": self.logins[token], "type": "User"}
         if not rest:
-            return 200, self._repository(slug)
+            return 200, self.dressed("repository", self._repository(slug))
         if found := re.fullmatch(r"/collaborators/([\w\[\]-]+)/permission", rest):
             level = self.permissions.get(found[1], "none")
-            return 200, {"permission": level, "role_name": level, "user": {"login": found[1]}}
+            told = {"permission": level, "role_name": level, "user": {"login": found[1]}}
+            return 200, self.dressed("permission", told)
         if rest == "/pulls" and verb == "GET":
             owner, _, ref = query.get("head", "").partition(":")
             wanted = query.get("state", "open")
             return 200, [
-                pull
+                self.dressed("listed pull", pull)
                 for pull in self.pulls
                 if pull["slug"] == slug
                 and (not ref or (pull["head"]["ref"], pull["head"]["user"]["login"]) == (ref, owner))
@@ -129,11 +132,11 @@ class Host:
                 "base": {"ref": body["base"]},
             }
             self.pulls.append(pull)
-            return 201, pull
+            return 201, self.dressed("pull", pull)
         if found := re.fullmatch(r"/pulls/(\d+)", rest):
             pull = next(pull for pull in self.pulls if pull["number"] == int(found[1]))
             pull |= body or {}
-            return 200, pull
+            return 200, self.dressed("pull", pull)
         if re.fullmatch(r"/issues/\d+", rest):
             number = int(rest.rpartition("/")[2])
             about = {"number": number, "title": "mean([]) crashes", "html_url": f"{self.base}/{slug}/issues/{number}"}
@@ -145,7 +148,7 @@ class Host:
             } | self.issue
         if re.fullmatch(r"/issues/\d+/comments", rest):
             if verb == "GET":
-                return 200, self.comments
+                return 200, [self.dressed("comment", one) for one in self.comments]
             number = next(self._numbers)
             made = {
                 "id": number,
@@ -155,14 +158,14 @@ class Host:
                 "html_url": f"{self.base}/{slug}/issues/12#issuecomment-{number}",
             }
             self.comments.append(made)
-            return 201, made
+            return 201, self.dressed("comment", made)
         if found := re.fullmatch(r"/issues/comments/(\d+)", rest):
             one = next(one for one in self.comments if one["id"] == int(found[1]))
             if verb == "DELETE":
                 self.comments.remove(one)
                 return 204, None
             one |= body
-            return 200, one
+            return 200, self.dressed("comment", one)
         return 404, {"message": "Not Found"}
 
     def _repository(self, slug: str) -> dict[str, Any]:
