@@ -57,6 +57,8 @@ class Host:
         place = self.root / f"{slug}.git"
         place.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["git", "init", "-q", "--bare", "-b", "main", place], check=True)
+        for name in ("allowFilter", "allowAnySHA1InWant"):
+            subprocess.run(["git", "-C", place, "config", f"uploadpack.{name}", "true"], check=True)
         if source:
             subprocess.run(["git", "-C", source, "push", "-q", place, "HEAD:refs/heads/main"], check=True)
         return place
@@ -137,6 +139,8 @@ class Host:
             pull = next(pull for pull in self.pulls if pull["number"] == int(found[1]))
             pull |= body or {}
             return 200, self.dressed("pull", pull)
+        if re.fullmatch(r"/issues/\d+/timeline|/branches", rest):
+            return 200, []
         if re.fullmatch(r"/issues/\d+", rest):
             number = int(rest.rpartition("/")[2])
             about = {"number": number, "title": "mean([]) crashes", "html_url": f"{self.base}/{slug}/issues/{number}"}
