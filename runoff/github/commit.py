@@ -167,13 +167,7 @@ def commit_on(git: Git, repository: Path, branch: str, base: str, tree: str, mes
     """
     check_branch(git, branch)
     message = f"{message.strip()}\n\n{MARK}: {instance}\n"
-    old = git.try_("rev-parse", "--verify", "--quiet", "--end-of-options", f"refs/heads/{branch}^{{commit}}")
-    if old:
-        if not ours(git.run("cat-file", "commit", old), instance):
-            raise NotPublished(
-                f"there is a branch {branch} with commits that runoff did not make for {instance}; "
-                "give another name with --branch NAME"
-            )
+    if old := there(git, branch, instance):
         parents, kept, text = _parts(git.run("cat-file", "commit", old))
         if (parents, kept, text.strip()) == ([base], tree, message.strip()):
             return Made(branch, old, "there")
@@ -186,6 +180,17 @@ def commit_on(git: Git, repository: Path, branch: str, base: str, tree: str, mes
     made = git.run("commit-tree", tree, "-p", base, "-F", "-", stdin=message.encode("utf-8", "replace"), env=who)
     git.run("update-ref", "-m", "runoff", f"refs/heads/{branch}", made, old or "0" * len(made), env=who)
     return Made(branch, made, "moved" if old else "new")
+
+
+def there(git: Git, branch: str, instance: str) -> str | None:
+    """The commit of a branch here, which was made here; None: there is no such branch. Raises NotPublished for any other."""
+    old = git.try_("rev-parse", "--verify", "--quiet", "--end-of-options", f"refs/heads/{branch}^{{commit}}")
+    if old and not ours(git.run("cat-file", "commit", old), instance):
+        raise NotPublished(
+            f"there is a branch {branch} with commits that runoff did not make for {instance}; "
+            "give another name with --branch NAME"
+        )
+    return old
 
 
 def ours(commit: str, instance: str) -> bool:

@@ -85,7 +85,9 @@ def message(submission: Submission, test: str = "") -> str:
     made = "by another agent" if submission.election else f"by {plain(', '.join(submission.players), 200) or 'a model'}"
     lines = [f"Written {made}, chosen by runoff {__version__} among {count(n, 'distinct candidate')}."]
     if proof := submission.proof:
-        lines.append(f"A generated test ({plain(proof.of.test, 80)}) fails on the base commit and passes with this change.")
+        lines.append(
+            f"A generated test ({plain(proof.of.test, 80)}) fails on the base commit and passes with this change."
+        )
     else:
         lines.append("No generated test shows the failure and its end.")
     lines += [f"That test is {plain(test)}."] if test else []

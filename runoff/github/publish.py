@@ -17,7 +17,7 @@ from runoff.failure import MISSING
 from runoff.github.access import Token, find_token
 from runoff.github.address import GITHUB, IssueAddress, base_of
 from runoff.github.client import GitHub, GitHubFailed
-from runoff.github.commit import Git, Made, NotPublished, check_branch, commit_on, identity, tree_with
+from runoff.github.commit import Git, Made, NotPublished, check_branch, commit_on, identity, there, tree_with
 from runoff.github.description import Place, comment, describe, message, subject
 from runoff.github.evidence import Evidence
 from runoff.github.markdown import plain
@@ -67,12 +67,17 @@ class Target(NamedTuple):
     default: str
 
 
+def key_of(instance: Instance, address: IssueAddress | None) -> str:
+    """What a branch and a description are known by as ours: the issue's. Issues that were given as texts share a project's name."""
+    return instance.id if address else f"{instance.id}-{digest(instance.statement, size=4)}"
+
+
 def branch_of(instance: Instance, address: IssueAddress | None, given: str | None) -> str:
     if given:
         return given
     if address:
         return f"runoff/issue-{address.number}"
-    return f"runoff/{instance.id.lower()}-{digest(instance.statement, size=4)}"
+    return f"runoff/{key_of(instance, address).lower()}"
 
 
 def check(instance: Instance, address: IssueAddress | None, wanted: Wanted, say: Callable[[str], None]) -> None:
@@ -87,10 +92,11 @@ def check(instance: Instance, address: IssueAddress | None, wanted: Wanted, say:
     git = Git(repository)
     check_branch(git, name)
     identity(git, repository)
+    there(git, name, key_of(instance, address))
     if not wanted.pushes:
         return
     to, token = _remote(git, instance, address, wanted)
-    dry_run(git, repository, to, name, instance.commit, instance.id, token)
+    dry_run(git, repository, to, name, instance.commit, key_of(instance, address), token)
     if wanted.pr:
         target = _target(address, to, say)
         _not_closed(target, _head(to, target, name))
@@ -120,7 +126,7 @@ def publish(
             target = _target(submission.address, to, say) if wanted.pr else None
             head = _head(to, target, name) if target else ""
             found = _not_closed(target, head) if target else None
-            done = push(git, Path(instance.source), to, name, made.commit, instance.id, token)
+            done = push(git, Path(instance.source), to, name, made.commit, key_of(instance, submission.address), token)
             pushed = name
             said.append(f"pushed to {to.place}: {_WHAT[done.what]} {made.commit[:12]}")
             if target:
@@ -150,7 +156,11 @@ def _branch(submission: Submission, wanted: Wanted, evidence: Evidence) -> tuple
     files = {evidence.test.path: evidence.test.contents} if evidence.test else {}
     tree = tree_with(git, instance.commit, entry.candidate.patch, files)
     text = message(submission, evidence.test.path if evidence.test else "")
-    return name, git, commit_on(git, repository, name, instance.commit, tree, text, instance.id)
+    return (
+        name,
+        git,
+        commit_on(git, repository, name, instance.commit, tree, text, key_of(instance, submission.address)),
+    )
 
 
 def _remote(git: Git, instance: Instance, address: IssueAddress | None, wanted: Wanted) -> tuple[Remote, Token | None]:
@@ -238,7 +248,7 @@ def _pull(
         test=evidence.test.path if evidence.test else "",
         no_test=evidence.no_test if wanted.with_test else "",
     )
-    begin = _BEGIN.format(submission.instance.id)
+    begin = _BEGIN.format(key_of(submission.instance, submission.address))
     body = f"{begin}\n{describe(submission, place)}{_END}\n"
     where = f"/repos/{target.slug}/pulls"
     if found:
@@ -292,7 +302,7 @@ def _commented(submission: Submission, text: str, say: Callable[[str], None]) ->
     hub = GitHub.of(address, say)
     if hub.token is None:
         raise NotPublished("a comment takes a token: set GITHUB_TOKEN, or gh auth login", MISSING)
-    begin = _BEGIN.format(submission.instance.id)
+    begin = _BEGIN.format(key_of(submission.instance, submission.address))
     body = f"{begin}\n{text}"
     where = f"/repos/{address.slug}/issues"
     for one in own_comments(hub, f"{where}/{address.number}/comments", begin):

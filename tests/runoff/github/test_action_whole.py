@@ -17,6 +17,8 @@ import pytest
 import yaml
 
 from runoff.agent.faulty import Faulty
+from runoff.github.evidence import Evidence
+from runoff.github.submission import read
 from tests.runoff.github.decided import git, repository
 from tests.runoff.github.host import WRITER, serving
 from tests.runoff.github.test_action import EVIL, ROOT, event
@@ -129,11 +131,26 @@ def test_from_a_comment_to_a_draft_pull_request_with_its_proof(tmp_path: Path, s
                 data = file.read_bytes()
                 assert KEY.encode() not in data, file
                 assert WRITER.encode() not in data, file
+        _executed_again_where_the_record_is_gone(tmp_path / "runoff" / "o__r-12", states)
         second = Runner(_fresh(tmp_path / "second"), environment, inputs)
         again = second.run()
         assert again.returncode == 0
         assert f"there is a pull request already: {pull['html_url']}" in again.stdout
         assert len(host.pulls) == 1
+
+
+def _executed_again_where_the_record_is_gone(run: Path, states: Path) -> None:
+    kept = read(run).proof
+    assert kept
+    assert not kept.again
+    log = run / "log" / "o__r-12.jsonl"
+    log.write_text("".join(line for line in log.read_text().splitlines(True) if '"kind": "execution"' not in line))
+    submission = read(run)
+    assert submission.proof is None
+    proof = Evidence(states).of(submission).proof
+    assert proof
+    assert proof.again
+    assert (proof.base, proof.patch) == (kept.base, kept.patch)
 
 
 def _fresh(folder: Path) -> Any:

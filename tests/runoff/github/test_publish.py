@@ -237,8 +237,9 @@ def test_what_others_pushed_to_the_branch_is_not_overwritten(
 
 def test_a_branch_of_the_user_s_own_is_neither_moved_here_nor_there(scene: Scene) -> None:
     subprocess.run(["git", "-C", scene.place, "branch", "work", "main"], check=True)
-    with pytest.raises(NotPublished, match="there is a branch work with commits that runoff did not make"):
-        scene.publish(local=True, branch="work")
+    for attempt in (scene.check, scene.publish):
+        with pytest.raises(NotPublished, match="there is a branch work with commits that runoff did not make"):
+            attempt(local=True, branch="work")
     with pytest.raises(NotPublished, match=r"default branch|did not make"):
         scene.publish(push=True, branch="main")
     subprocess.run(["git", "-C", scene.place, "branch", "-D", "-q", "work"], check=True)
@@ -246,6 +247,17 @@ def test_a_branch_of_the_user_s_own_is_neither_moved_here_nor_there(scene: Scene
     with pytest.raises(NotPublished, match="commits that runoff did not make"):
         scene.publish(push=True, branch="work")
     assert scene.host.refs()["refs/heads/work"] == scene.commit
+
+
+def test_two_issues_of_one_project_have_a_branch_each(tmp_path: Path) -> None:
+    place, commit = repository(tmp_path / "project")
+    one, other = (read(decided(tmp_path / text, place, commit, statement=text)) for text in ("first", "second"))
+    publish(one, Wanted(local=True), Evidence(tmp_path), print)
+    publish(other, Wanted(local=True), Evidence(tmp_path), print)
+    assert len(git(place, "for-each-ref", "refs/heads/runoff").splitlines()) == 2
+    publish(one, Wanted(local=True, branch="fix"), Evidence(tmp_path), print)
+    with pytest.raises(NotPublished, match="there is a branch fix with commits"):
+        publish(other, Wanted(local=True, branch="fix"), Evidence(tmp_path), print)
 
 
 def test_a_branch_that_is_checked_out_does_not_change_under_its_user(scene: Scene) -> None:
