@@ -8,7 +8,7 @@ import unicodedata
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runoff.github.address import IssueAddress
@@ -231,6 +231,7 @@ PIECES = st.sampled_from(
 TEXT = st.lists(PIECES | st.text(max_size=20), max_size=30).map("".join)
 
 
+@settings(max_examples=60)
 @given(TEXT, st.lists(TEXT, max_size=4), st.sampled_from(["auto", "all", "none"]))
 def test_whatever_is_written_becomes_text_that_shows(body: str, comments: list[str], which: Which) -> None:
     said = statement(
