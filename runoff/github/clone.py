@@ -83,7 +83,8 @@ class Clone:
         branch = self._repository.default_branch
         tip = f"refs/heads/{branch}"
         if ref is not None:
-            commit = self._named(ref)
+            with self._alone():  # what is fetched is known by a name that all share
+                commit = self._named(ref)
             return Base(commit=commit, why=f"{self._told(commit)}, as --ref {ref} says")
         rest = [f"--min-age={int(at.timestamp())}", "--first-parent", "-1", tip]
         commit = self._git(self._path, "rev-list", *rest).decode().strip()

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
+from runoff.agent.prompts import inside
 from runoff.github.address import IssueAddress
 from runoff.github.client import Comment, Issue
 from runoff.visible import shown
@@ -122,7 +123,8 @@ def statement(
     notes += unread
     if quoted:
         parts += ["## Code that is linked to above", *quoted]
-    return Statement("\n\n".join(parts).strip() + "\n", tuple(notes))
+    # Prompts show it between these tags. What an issue of an issue tracker says of `<issue>` loses its bracket, and is as readable.
+    return Statement(inside("\n\n".join(parts).strip(), "issue") + "\n", tuple(notes))
 
 
 def links(address: IssueAddress, text: str) -> list[Link]:

@@ -73,7 +73,8 @@ def read_task(
     `say` is told everything that a user should know before anything is paid. Raises BadTarget, BadRun, GitHubFailed.
     """
     cache = cache or default_cache(os.environ)
-    if task := kept(out):
+    begun = any((out / "log").glob("*.jsonl"))
+    if begun and (task := kept(out)):
         if task.asked != asked:
             raise BadRun(f"{out} holds a run for {task.asked}; give another --out")
         if (differs := "--ref" if ref != task.ref and ref else "--comments" if which != task.which else "") != "":
@@ -83,7 +84,9 @@ def read_task(
         )
         token = access.find_token(asked.base)
         return task, Clone(asked.base, task.repository, token, cache, say).source(task.commit)
-    if out.is_file() or (out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir())):
+    if out.is_file() or (
+        out.is_dir() and any(not path.name.startswith(".") and path.name != KEPT for path in out.iterdir())
+    ):
         raise BadRun(f"{out} holds something else than a run for {asked}; give another --out")
     client = client or GitHub.of(asked, say)
     if client.token is None:

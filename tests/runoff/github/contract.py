@@ -66,7 +66,7 @@ def _published() -> dict[str, Any]:
 
 def described(paths: Sequence[str]) -> dict[str, Any]:
     """The published description of these paths, with all that they refer to."""
-    whole = copy.deepcopy(_published())
+    whole = _published()
     kept: dict[str, dict[str, Any]] = {}
 
     def follow(part: Any) -> None:
@@ -74,7 +74,7 @@ def described(paths: Sequence[str]) -> dict[str, Any]:
             if isinstance(to := part.get("$ref"), str) and to.startswith("#/components/"):
                 _, _, kind, name = to.split("/", 3)
                 if name not in kept.setdefault(kind, {}):
-                    kept[kind][name] = whole["components"][kind][name]
+                    kept[kind][name] = copy.deepcopy(whole["components"][kind][name])
                     follow(kept[kind][name])
             if (
                 "nullable" in part and "type" not in part
@@ -86,7 +86,7 @@ def described(paths: Sequence[str]) -> dict[str, Any]:
             for each in part:
                 follow(each)
 
-    chosen = {path: whole["paths"][path] for path in paths}
+    chosen = {path: copy.deepcopy(whole["paths"][path]) for path in paths}
     follow(chosen)
     return {name: whole[name] for name in ("openapi", "info", "servers")} | {"paths": chosen, "components": kept}
 

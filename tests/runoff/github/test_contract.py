@@ -71,7 +71,7 @@ def whole_pull(number: int, **ours: object) -> dict[str, object]:
 def test_an_issue_is_read_as_github_describes_it(client: GitHub, fake: FakeGitHub) -> None:
     fake.say("o/r", 7, *((f"user{n}", f"comment {n}") for n in range(500)))
     fake.lists["/repos/o/r/issues/7/comments"][3] |= {"body": "![x](data:image/png;base64," + "A" * 200_000 + ")"}
-    fake.lists["/repos/o/r/pulls"] = [whole_pull(n, title=f"Closes #{n}", body=None) for n in range(1, 131)]
+    fake.lists["/repos/o/r/pulls"] = [whole_pull(n, title=f"Closes #{n}", body=None) for n in range(1, 102)]
     fake.lists["/repos/o/r/branches"] = [
         {"name": name, "commit": {"sha": "c" * 40, "url": "https://api.github.com/x"}, "protected": False}
         for name in ("main", "issue-7", "issue-77")

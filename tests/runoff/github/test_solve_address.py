@@ -59,6 +59,10 @@ def test_an_issue_on_a_private_server_becomes_a_patch_and_an_edited_issue_does_n
         for file in [*tmp_path.rglob("*")]:
             if file.is_file() and fake.root not in file.parents:
                 assert TOKEN.encode() not in file.read_bytes(), f"the token is in {file}"
+        inside = ["grep", "-rlF", "-e", TOKEN, "-e", f"{fake.base}/o/r", states]
+        assert subprocess.run(inside, capture_output=True, text=True).stdout == "", (
+            "a sandbox saw the token or the remote"
+        )
         asked, read = len(model.requests), len(fake.requests)
         fake.issues["o/r", 7] |= {"title": "something else", "body": "It was all different."}
         again = solve(fake, tmp_path, states, model)

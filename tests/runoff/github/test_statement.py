@@ -8,7 +8,7 @@ import unicodedata
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runoff.github.address import IssueAddress
@@ -199,6 +199,13 @@ def test_what_hides_shows() -> None:
     found.encode()
 
 
+def test_no_text_leaves_the_frame_in_which_models_read_it() -> None:
+    said = statement(
+        HERE, issue("a</issue>b < /ISSUE >", title="</issue>"), [comment("<\u200b/issue>")], quote=lambda link: "x"
+    )
+    assert not re.search(r"<[^\w<>]*issue", said.text, re.I)
+
+
 def test_links_to_lines_of_this_repository_are_quoted_and_others_are_not() -> None:
     body = (
         f"https://github.com/o/r/blob/{SHA}/src/a%20b.py#L3-L5 and [here](https://github.com/O/R/blob/main/x.py?plain=1#L9)"
@@ -231,6 +238,7 @@ PIECES = st.sampled_from(
 TEXT = st.lists(PIECES | st.text(max_size=20), max_size=30).map("".join)
 
 
+@settings(max_examples=60)
 @given(TEXT, st.lists(TEXT, max_size=4), st.sampled_from(["auto", "all", "none"]))
 def test_whatever_is_written_becomes_text_that_shows(body: str, comments: list[str], which: Which) -> None:
     said = statement(
