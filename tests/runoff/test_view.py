@@ -536,7 +536,7 @@ def test_a_file_holds_the_window(run: Path, tmp_path: Path, chromium: Chromium) 
     code, said, _ = typed("view", run, "--export", file)
     assert code == 0
     assert re.search(
-        r"looked\.html: 0\.\d\d MB, 2 instances, 16 trajectories, 38 cells, 6 candidates, \d+ prompts", said.stdout
+        r"looked\.html: 0\.\d\d MB, 2 instances, 16 trajectories, 38 cells, 6 candidates, \d+ prompts", said
     )
     text = file.read_text()
     assert text.count("</script>") == 3
