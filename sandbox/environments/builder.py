@@ -336,6 +336,14 @@ async def _bring_in(sandbox: Sandbox, state: State, source: Contents, *, npm: bo
     return await setup(sandbox, state, first, "making a repository of the source tree", network=False)
 
 
+def made_alone(name: str) -> tuple[str, ...]:
+    """The names under which whoever is `alone` with a name keeps what it makes; none if that is of no use to another machine."""
+    kind, _, key = name.partition(" ")
+    if not re.fullmatch("[0-9a-f]{32}", key):
+        return ()
+    return {"environment": (f"pristine {key}", name), "dependencies": (name,)}.get(kind, ())
+
+
 def _kept(sandbox: Sandbox, key: str) -> Layers | None:
     pristine, installed = sandbox.named(f"pristine {key}"), sandbox.named(f"environment {key}")
     return Layers(pristine=pristine, installed=installed) if pristine and installed else None
