@@ -21,15 +21,18 @@ from runoff.agent.budget import Budget, Prices, parse_budget, parse_price
 from runoff.agent.index import default_place
 from runoff.agent.pace import Rate, parse_rate
 from runoff.executors.means import Given
+from runoff.github.address import is_address
+from runoff.github.command import check_all, publish_all, wanted_of
 from runoff.instance import BadTarget, Instance, local_instance
 from runoff.models import Answering, roles
 from runoff.pipeline import Models
 from runoff.progress import Progress
 from runoff.recipe import Recipe, load_recipe
 from runoff.request import Attending, Request, Told
-from runoff.run import Result, Run, RunDirectory, exit_code, write_views
+from runoff.run import EXIT, Result, Run, RunDirectory, exit_code, write_views
 from runoff.sandbox.environments.builder import ROOM
 from runoff.selection.protocol import Confidence
+from runoff.setups import Settled
 from runoff.visible import shown
 
 
@@ -45,12 +48,17 @@ def solve_command(
 ) -> int:
     """`runoff solve`. Returns the exit code; raises errors that are for the user."""
     commands = {"setup": setup, "build": build, "test": test, "python": python}
+    wanted = wanted_of(options)
     request, notes = solve_request(target, issue, ref, commands, cast("Told", options))
     for note in notes:
         click.echo(f"runoff: {note}", err=True)
+    check_all(request.instances, request.out, wanted)
     _, results = run_to_end(*request)
     for result in results:
         click.echo(ended(result, request.out, alone=len(results) == 1))
+    if wanted.anything or wanted.branches:
+        decided = [result.instance for result in results if result.outcome]
+        publish_all(request.out, decided, wanted, states(request.options), request.options.get("sandbox") or "auto")
     return exit_code(results)
 
 
@@ -58,9 +66,14 @@ def solve_request(
     target: str, issue: str | None, ref: str | None, given: Mapping[str, str | None], options: Told
 ) -> tuple[Request, list[str]]:
     """What `solve` is to do, and what a user should be told of it. `given`: setup, build, test, python."""
+    which, unless_claimed = options.get("comments"), options.get("unless_claimed", False)
     before = prepared.commands(options.get("index") or default_place(), Path(target))
     commands = {name: given[name] or before.get(name) for name in given}
-    if target.endswith(".jsonl") and Path(target).is_file():
+    if is_address(target) and not Path(target).exists():
+        instances, notes = [_of_server(target, issue, ref, which, unless_claimed, commands, options)], list[str]()
+    elif which or unless_claimed:
+        raise BadTarget(f"--comments and --unless-claimed are for an issue on GitHub; {target} is not its address")
+    elif target.endswith(".jsonl") and Path(target).is_file():
         instances, notes = problems(Path(target), options.get("index") or default_place()), list[str]()
     else:
         made, notes = local_instance(Path(target), read_issue(issue), ref=ref, **commands)
@@ -71,6 +84,44 @@ def solve_request(
     recipe = options_recipe(options)
     out = options.get("out") or Path("runs") / (instances[0].id if len(instances) == 1 else Path(target).stem)
     return Request(instances, recipe, names, out, options), notes
+
+
+def publish_command(run: Path, instance: str | None, **options: Any) -> int:
+    """`runoff publish`. Returns the exit code; raises errors that are for the user."""
+    wanted = wanted_of(options)
+    if not (wanted.anything or wanted.branches):
+        raise click.UsageError("nothing is published unasked: give --branch, --push, --pr or --comment")
+    whole = publish_all(run, [instance], wanted, states(cast("Told", options)), options.get("sandbox") or "auto")
+    return 0 if whole else EXIT["none"]
+
+
+def _of_server(
+    target: str,
+    issue: str | None,
+    ref: str | None,
+    which: Any,
+    unless_claimed: bool,
+    commands: dict[str, str | None],
+    options: Told,
+) -> Instance:
+    """The instance for an issue's address; what a user should know of it is said."""
+    from runoff.github import access, task
+    from runoff.github.address import parse
+
+    def say(text: str) -> None:
+        click.echo(f"runoff: {shown(text)}", err=True)
+
+    if issue is not None:
+        raise BadTarget(f"{target} is the issue; leave --issue out")
+    address = parse(target, access.server())
+    roles(options.get("models", ()))  # what is missing there is said before anything is fetched
+    out = options["out"] = options.get("out") or Path("runs") / address.id
+    read, source = task.read_task(address, out, ref=ref, which=which or "auto", say=say)
+    for line in task.told(read):
+        say(line)
+    if unless_claimed and (claim := next((claim for claim in read.claims if claim.kind == "closes"), None)):
+        raise task.Claimed(f"{read.address} is claimed: {claim.line()}; nothing was paid")
+    return task.instance(read, source, commands)
 
 
 def run_to_end(
@@ -134,6 +185,10 @@ def ended(result: Result, out: Path, *, alone: bool) -> str:
         ]
     if result.outcome and (sure := result.outcome.selection.confidence) and result.status == "patch":
         lines.append(f"  {confidence(sure)}")
+    if result.setup and (
+        not (tried := Settled.model_validate(result.setup)).works or (tried.tally and tried.tally.untold)
+    ):
+        lines.append(f"  its own tests, {tried}")
     if result.possibly_billed:
         lines.append(f"  {result.possibly_billed} calls were on their way when a process was killed: possibly billed")
     if result.damaged:
@@ -371,6 +426,7 @@ __all__ = [
     "budget_of",
     "prices_of",
     "problems",
+    "publish_command",
     "run_attended",
     "run_to_end",
     "solve_command",

@@ -9,6 +9,12 @@ import traceback
 USAGE, MISSING, INFRASTRUCTURE = 2, 3, 5
 
 
+class ForTheUser(Exception):
+    """An error whose message is for the user as it is, with the exit code that goes with it."""
+
+    exit_code = INFRASTRUCTURE
+
+
 def one_line(error: Exception) -> tuple[str, int]:
     """The line and the exit code of an error. With RUNOFF_TRACEBACK=1 an unexpected one shows where it comes from."""
     if said := foreseen(error):
@@ -38,7 +44,7 @@ def foreseen(error: Exception) -> tuple[str, int] | None:
         return text, MISSING
     if isinstance(error, BadDataset | BadTarget | BadRecipe | BadRun | BadPredictions | UnknownRanking | LogBusy):
         return text, USAGE
-    if isinstance(error, ModelMisconfigured):
+    if isinstance(error, ModelMisconfigured | ForTheUser):
         return text, error.exit_code
     if isinstance(error, SandboxUnavailable | NoRoom):
         return text, MISSING

@@ -2,7 +2,7 @@
 
 Every layer is found by what decides it, so it is built once and shared by all that agree: two commits with equal setup
 files have their dependencies in common, and equal sources everything. The only executions with a network are here, before
-any model has written anything; they reach the package indexes and know no secrets.
+any model works on an issue; they reach the package indexes and know no secrets.
 """
 
 from __future__ import annotations
