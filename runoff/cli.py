@@ -570,6 +570,37 @@ def show(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("run", default="runs", type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65535), help="[default: 8765, or the next that is free]")
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Write the window as one file that needs no server, and end.",
+)
+@click.option(
+    "--limit",
+    type=_Bytes(),
+    default="25MB",
+    show_default=True,
+    help="The size of that file; what is left out, it says.",
+)
+@click.option("--no-open", is_flag=True, help="Do not open a browser.")
+def view(**given: Any) -> None:
+    """Look through RUN, or a folder of runs (runs/ if not given), in a browser: candidates, tests, trajectories, live.
+
+    \b
+    runoff view runs/verified
+    runoff view runs/verified --export verified.html     one file, to be sent to somebody
+
+    Served on 127.0.0.1 alone, to whoever has the address that is printed. Reads the run and never writes into it.
+    """
+    from runoff.viewer.command import view_command
+
+    sys.exit(view_command(**given))
+
+
+@cli.command()
 @click.argument("folder", default="runs", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
 def ls(**given: Any) -> None:
@@ -690,6 +721,35 @@ def prepare(**given: Any) -> None:
     from runoff.preparation import prepare_command
 
     sys.exit(prepare_command(**given))
+
+
+@cli.command()
+@click.argument("path", metavar="REPOSITORY", default=".", type=click.Path(path_type=Path))
+@click.option("--ref", help="The commit.  [default: HEAD]")
+@click.option("--try", "tried", is_flag=True, help="Build it in a sandbox and run its tests once.")
+@click.option("--write", is_flag=True, help="Write .runoff.toml there: what was settled on, to be read and committed.")
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
+@click.option("--model", metavar="NAME", help="Try it, and have this model repair the setup if it does not work.")
+@click.option("--index-host", "index_hosts", multiple=True, metavar="HOST", help="As for `runoff solve`.")
+@_API_BASE
+@_PRICE
+@_BUDGET
+@_INDEX
+@_STATES
+@_SANDBOX
+def detect(**given: Any) -> None:
+    """Say how REPOSITORY, a git repository or a source tree, is installed and tested, and which of its files say so.
+
+    \b
+    runoff detect ~/src/click
+    runoff detect ~/src/click --try --write
+    runoff detect ~/src/click --model openai/gpt-5-mini --budget 0.50
+
+    Without --try nothing of the repository is run. Exit code: 0 found, and it works if it was tried; 1 not.
+    """
+    from runoff.detecting import detect_command
+
+    sys.exit(detect_command(**given))
 
 
 @cli.command()

@@ -32,6 +32,7 @@ from runoff.request import Attending, Request, Told
 from runoff.run import EXIT, Result, Run, RunDirectory, exit_code, write_views
 from runoff.sandbox.environments.builder import ROOM
 from runoff.selection.protocol import Confidence
+from runoff.setups import Settled
 from runoff.visible import shown
 
 
@@ -184,6 +185,10 @@ def ended(result: Result, out: Path, *, alone: bool) -> str:
         ]
     if result.outcome and (sure := result.outcome.selection.confidence) and result.status == "patch":
         lines.append(f"  {confidence(sure)}")
+    if result.setup and (
+        not (tried := Settled.model_validate(result.setup)).works or (tried.tally and tried.tally.untold)
+    ):
+        lines.append(f"  its own tests, {tried}")
     if result.possibly_billed:
         lines.append(f"  {result.possibly_billed} calls were on their way when a process was killed: possibly billed")
     if result.damaged:

@@ -57,6 +57,8 @@ class Result(Value):
     outcome: Outcome | None = None
     possibly_billed: int = 0
     damaged: int = 0
+    setup: dict[str, Any] | None = None
+    """How its repository was installed and what its own tests came to, where that was detected: `setups.Settled` as JSON."""
 
 
 class Ledger(Value):
@@ -298,7 +300,11 @@ async def attempt(
     else:
         result = Result(instance=instance.id, status=_status(outcome), why=outcome.selection.reason, outcome=outcome)
     log = world.log
-    return result.model_copy(update={"possibly_billed": log.possibly_billed.total(), "damaged": len(log.damaged)})
+    found = log.effects.get("setup", {})
+    setup = (found.get("repaired") or found.get("settled") or {}).get("result")
+    return result.model_copy(
+        update={"possibly_billed": log.possibly_billed.total(), "damaged": len(log.damaged), "setup": setup}
+    )
 
 
 def totalled(
@@ -342,6 +348,8 @@ def write_views(directory: RunDirectory, results: Sequence[Result], report: str)
             }
             selection["looks"] = [look.model_dump(mode="json") for look in outcome.looks]
             selection["samples"] = [_sample(sample.model_dump(mode="json")) for sample in outcome.samples]
+        if result.setup:
+            selection["setup"] = result.setup
         text = json.dumps(secrets.redacted(selection), indent=1, sort_keys=True).encode() + b"\n"
         places = [directory.view(result.instance, "")] + ([directory.path] if len(results) == 1 else [])
         if outcome:

@@ -175,6 +175,7 @@ class Place:
         _repository(self.here)
         _repository(self.home / "src" / "click")
         (self.home / ".cache" / "runoff").mkdir(parents=True)
+        states.mkdir(parents=True, exist_ok=True)
         (self.home / ".cache" / "runoff" / "states").symlink_to(states)
         bin_, venv = folder / "bin", self.here / ".venv" / "bin"
         for place in (bin_, venv):
@@ -234,13 +235,13 @@ class Place:
         for name, diff in zip(("a", "b", "c"), diffs, strict=True):
             (here / f"{name}.diff").write_text(diff)
         (here / "bug.md").write_text(ISSUE)
-        problem = {"id": "project", "target": ".", "issue": ISSUE, "test": "python -m pytest"}
+        problem = {"id": "another__issue-7", "target": ".", "issue": ISSUE, "test": "python -m pytest"}
         (here / "problems.jsonl").write_text(json.dumps(problem) + "\n")
-        several = [problem, problem | {"id": "again"}]
+        several = [problem | {"id": name} for name in ("project", "again")]
         (here / "issues.jsonl").write_text("".join(json.dumps(one) + "\n" for one in several))
 
         def predicted(agent: str, diff: str) -> dict[str, str]:
-            return {"instance_id": "project", "model_name_or_path": agent, "model_patch": diff}
+            return {"instance_id": "another__issue-7", "model_name_or_path": agent, "model_patch": diff}
 
         (here / "sweagent").mkdir()
         for name, agent, diff in (
@@ -251,7 +252,7 @@ class Place:
             ("openhands.jsonl", "openhands", diffs[1]),
         ):
             row = predicted(agent, diff)
-            (here / name).write_text(json.dumps({"project": row} if name.endswith(".json") else row) + "\n")
+            (here / name).write_text(json.dumps({row["instance_id"]: row} if name.endswith(".json") else row) + "\n")
         row = {"instance_id": "a__b-1", "repo": "a/b", "base_commit": "0" * 40, "problem_statement": ISSUE}
         (here / "rows.jsonl").write_text(json.dumps(row) + "\n")
         (here / "preds").mkdir()
@@ -260,7 +261,7 @@ class Place:
         labels = [
             {"instance_id": name, "agent": agent, "resolved": agent in ("one", "a", "c", "sweagent")}
             for agent in ("one", "two", "a", "b", "c", "sweagent", "openhands", "agent/one", "agent/two")
-            for name in ("project", "click", "django__django-11099")
+            for name in ("project", "another__issue-7", "click", "django__django-11099")
         ]
         shutil.copyfile(here / "problems.jsonl", here / "more-problems.jsonl")
         shutil.copyfile(here / "predictions.jsonl", here / "more.jsonl")

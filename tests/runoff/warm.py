@@ -7,6 +7,7 @@ folder and streams are its own. The process ends with the one that first asked f
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import signal
@@ -116,6 +117,8 @@ if __name__ == "__main__":
     from runoff.agent.providers import litellm
 
     litellm()
+    for name in ("batch.command", "election", "evaluation", "replay", "reporting.runs"):
+        importlib.import_module(f"runoff.{name}")
     place = Path(sys.argv[1])
     with _Server(str(place.with_suffix(".new")), _Command) as server:
         place.with_suffix(".new").rename(place)
