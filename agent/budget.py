@@ -27,6 +27,16 @@ class Prices(NamedTuple):
         return known + usage.output * self.output
 
 
+class Spent(NamedTuple):
+    """What was spent of a budget."""
+
+    money: float
+    tokens: int
+    calls: int
+    unknown: int
+    unpriced: str | None
+
+
 class Budget:
     """Caps on money (US dollars), tokens, calls and wall time (seconds since it was made); None: no cap.
 
@@ -88,6 +98,18 @@ class Budget:
             if bill.cost is None and bill.usage != Usage():
                 self.unknown_calls += 1
                 self._unpriced = self._unpriced or model
+
+    def spent(self) -> Spent:
+        return Spent(self.spent_money, self.spent_tokens, self.spent_calls, self.unknown_calls, self._unpriced)
+
+    def learn(self, spent: Spent) -> None:
+        """What all who share it have spent, as whoever counts for all says: in place of what was counted here."""
+        self.spent_money, self.spent_tokens, self.spent_calls, self.unknown_calls, self._unpriced = spent
+
+    def caps(self) -> dict[str, Any]:
+        """What makes one with the same caps, `seconds` those that are left."""
+        left = None if self.seconds is None else max(0.0, self.seconds - (self._clock() - self._began))
+        return {"money": self.money, "tokens": self.tokens, "calls": self.calls, "seconds": left}
 
     def check_prices(self, models: Iterable[str], price_of: Callable[[str], Prices | None]) -> None:
         """Raises ModelMisconfigured, before anything is spent, if money is capped and a model's price is not known."""

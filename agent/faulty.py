@@ -82,6 +82,7 @@ class Faulty:
         retry_after: str = "1",
         latency: float = 0.0,
         samples: int = 1,
+        port: int = 0,
     ) -> None:
         self.retry_after = retry_after
         """The header's value: seconds, or an HTTP date."""
@@ -105,7 +106,7 @@ class Faulty:
         """Of replies in one piece whose body was cut: a client cannot know of these."""
         self.silent: Callable[[str], None] = lambda digest: None
         """Told when an answer stops coming (STALL, DRIP, OPEN), with the digest of its conversation, from a thread."""
-        self._schedule, self._answer = schedule, answer
+        self._schedule, self._answer, self._port = schedule, answer, port
         self._attempts = Counter[str]()
         self._seen = set[str]()
         self._at_once = 0
@@ -122,7 +123,7 @@ class Faulty:
         return _digests(messages)[-1]
 
     def __enter__(self) -> Faulty:
-        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"faulty": self}))
+        self._server = _Server(("127.0.0.1", self._port), type("Handler", (_Handler,), {"faulty": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
         return self

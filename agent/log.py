@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from runoff.agent.protocol import Message
 from runoff.agent.secrets import Secrets
@@ -53,13 +53,67 @@ class LogBusy(Exception):
     """Another process writes this log: two resumers would pay twice."""
 
 
+class Lines(Protocol):
+    """Where the lines of a log are kept. One log at a time has them; `str` of it names the place for people."""
+
+    def read(self) -> bytes:
+        """All that is there."""
+        ...
+
+    def begin(self, lines: bytes) -> None:
+        """Add what opening the log adds: before all else, and durable before anything else is."""
+        ...
+
+    async def write(self, lines: list[bytes], sync: bool) -> None:
+        """Add lines; with `sync` they are durable afterwards. Raises OSError: then it is not asked again."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class File:
+    """Lines in a file of this machine, locked. Raises LogBusy where another process has it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab", buffering=0)  # what could not be written must not be tried again on closing
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise LogBusy(f"{path} is being written by another runoff; wait for it, or give another --out") from None
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def read(self) -> bytes:
+        return self._path.read_bytes()
+
+    def begin(self, lines: bytes) -> None:
+        self._commit([lines], True)
+
+    async def write(self, lines: list[bytes], sync: bool) -> None:
+        await asyncio.get_running_loop().run_in_executor(_WRITERS, self._commit, lines, sync)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _commit(self, lines: list[bytes], sync: bool) -> None:
+        rest = memoryview(b"".join(lines))
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        if sync:
+            os.fdatasync(self._file)
+
+
 class Log:
-    """What is on record of one instance, and the only writer of its file.
+    """What is on record of one instance, and the only writer of its lines: of a file, or of wherever else they are kept.
 
     Raises LogBusy on opening a log that another process holds, LogBroken from any append after a failed write.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, kept: Path | Lines) -> None:
         self.ended: dict[str, Any] = {}
         self.effects: defaultdict[str, dict[str, Record]] = defaultdict(dict)
         """Effects on record of trajectories that have not ended, by trajectory and path.
@@ -84,21 +138,41 @@ class Log:
         """Known to nobody who runs in a sandbox."""
         self.damaged: list[bytes] = []
         """What is left of torn or flipped lines; they stay in the file, their effects are made again."""
-        self._path = path
+        self._kept = File(kept) if isinstance(kept, Path) else kept
         self._lines: list[bytes] = []
         self._sync = False
         self._writer: asyncio.Task[None] | None = None
         self._broken: OSError | None = None
-        self._load(path)
+        self._closed = False
+        self._load()
 
     def append(self, record: Record, *, sync: bool = False) -> asyncio.Future[None]:
         """Queue a record. The future ends when it is written and, with `sync`, durable."""
-        if self._broken or self._file.closed:
+        return self._queue(_sealed(self.secrets.redacted(record)), sync)
+
+    def receive(self, lines: bytes, *, sync: bool = False) -> asyncio.Future[None]:
+        """Queue lines that a log elsewhere wrote, as they are, and take what they say. Raises ValueError if any is damaged."""
+        found = list(_lines(lines))
+        if not all(whole for whole, _ in found):
+            raise ValueError(f"lines for {self._kept} were damaged on their way")
+        written = self._queue(lines, sync)
+        for _, part in found:
+            self._take(json.loads(part.decode()))
+        return written
+
+    async def lines(self) -> bytes:
+        """All that is kept, with what was queued before: from them a log elsewhere goes on."""
+        while self._writer:
+            await asyncio.wait([self._writer])
+        return await asyncio.to_thread(self._kept.read)
+
+    def _queue(self, line: bytes, sync: bool) -> asyncio.Future[None]:
+        if self._broken or self._closed:
             raise LogBroken(self._why())
         if not self._lines:
             self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._done.add_done_callback(lambda done: done.exception())  # who did not wait learns at the next append
-        self._lines.append(_sealed(self.secrets.redacted(record)))
+        self._lines.append(line)
         self._sync |= sync
         self._writer = self._writer or asyncio.create_task(self._write())
         written = asyncio.shield(self._done)  # one waiter's cancellation must not become everyone's
@@ -136,44 +210,31 @@ class Log:
         """Write what is queued and let go of the file. Raises LogBroken if that fails."""
         while self._writer:
             await asyncio.wait([self._writer])
-        self._file.close()
+        self._closed = True
+        self._kept.close()
         if self._broken:
             raise LogBroken(self._why())
 
     def _why(self) -> str:
         why = self._broken or "it is closed"
-        return f"cannot write {self._path}: {why}; free some space and type the same command again"
+        return f"cannot write {self._kept}: {why}; free some space and type the same command again"
 
     async def _write(self) -> None:
         while self._lines:
             lines, sync, done = self._lines, self._sync, self._done
             self._lines, self._sync = [], False
             try:
-                await asyncio.get_running_loop().run_in_executor(_WRITERS, self._commit, lines, sync)
+                if self._broken:
+                    raise self._broken
+                await self._kept.write(lines, sync)
                 done.set_result(None)
             except OSError as error:  # what a failed sync left on the disk is unknown: write nothing after it
                 self._broken = error
                 done.set_exception(LogBroken(self._why()))
         self._writer = None
 
-    def _commit(self, lines: list[bytes], sync: bool) -> None:
-        if self._broken:
-            raise self._broken
-        rest = memoryview(b"".join(lines))
-        while rest:
-            rest = rest[self._file.write(rest) :]
-        if sync:
-            os.fdatasync(self._file)
-
-    def _load(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab", buffering=0)  # what could not be written must not be tried again on closing
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise LogBusy(f"{path} is being written by another runoff; wait for it, or give another --out") from None
-        data, doubts = path.read_bytes(), set[int]()
+    def _load(self) -> None:
+        data, doubts = self._kept.read(), set[int]()
         for whole, part in _lines(data):
             if whole:
                 record = json.loads(part.decode())  # from bytes, it would guess the encoding of each
@@ -187,7 +248,7 @@ class Log:
         if doubts or not self.secret:
             self.secret = self.secret or secrets.token_hex(16)
             ours.append(_sealed({"kind": "opened", "secret": self.secret, "damaged": sorted(doubts)}))
-        self._commit(ours, True)
+        self._kept.begin(b"".join(ours))
 
     def _take(self, record: Record, doubtful: bool = False) -> None:
         kind = record["kind"]

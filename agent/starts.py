@@ -33,7 +33,9 @@ class Starts:
     one may make; at what a call took on average. Without a cap on money, tokens or calls all begin at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, among: int = 1) -> None:
+        """`among`: how many places of as much work as this one spend from the same budgets."""
+        self._among = among
         self._under_way: dict[tuple[str, str], _Place] = {}
         """By instance and trajectory; one place may have several."""
         self._begun = set[_Place]()
@@ -140,7 +142,7 @@ class Starts:
             if a_call is None:
                 if under_way >= _BLIND:
                     return False
-            elif spent + calls * a_call > cap * (1 - reserve):
+            elif spent + self._among * calls * a_call > cap * (1 - reserve):
                 return False
         return True
 

@@ -233,6 +233,33 @@ def _on_server(command: Any) -> Any:
     return command
 
 
+def _executor(command: Any) -> Any:
+    """Where instances are solved."""
+    for option in reversed(
+        [
+            click.option(
+                "--executor",
+                type=click.Choice(["local", "ray"]),
+                default="local",
+                show_default=True,
+                help="Where instances are solved: on this machine, or on the nodes of a Ray cluster (extra `ray`).",
+            ),
+            click.option(
+                "--address",
+                metavar="HOST:PORT",
+                help="The Ray cluster.  [default: $RAY_ADDRESS, else the one that this machine belongs to]",
+            ),
+            click.option(
+                "--shared",
+                is_flag=True,
+                help="Sources and --index lie at the same paths on every node; else repositories are sent to each.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @click.argument("target")
 @click.option("--issue", metavar="TEXT|@FILE", help="The issue: its text, or @ and a file that holds it.")
@@ -244,6 +271,7 @@ def _on_server(command: Any) -> Any:
 @_on_server
 @_commands
 @_options
+@_executor
 @_confident
 def solve(**given: Any) -> None:
     """Resolve an issue: TARGET is its address on GitHub, or a local git repository or source tree, with --issue.
@@ -325,6 +353,7 @@ def demo(**given: Any) -> None:
     help="When all is decided, runoff eval, a process of its own.",
 )
 @_options
+@_executor
 @_confident
 def bench(**given: Any) -> None:
     """Solve the problems of DATASET in batch: verified, lite, full, multilingual, multimodal, releases, or a file or folder
@@ -338,7 +367,7 @@ def bench(**given: Any) -> None:
     The same command goes on after anything. Writes preds.json, preds.jsonl and report.html into --out. What failed for
     reasons that are not its own is no empty patch: it is tried again. Exit codes as of `runoff solve`.
     """
-    from runoff.bench.command import bench_command
+    from runoff.batch.command import bench_command
 
     sys.exit(bench_command(**given))
 

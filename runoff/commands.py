@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -18,14 +20,15 @@ from runoff import prepared
 from runoff.agent.budget import Budget, Prices, parse_budget, parse_price
 from runoff.agent.index import default_place
 from runoff.agent.pace import Rate, parse_rate
+from runoff.executors.means import Given
 from runoff.github.address import is_address
 from runoff.instance import BadTarget, Instance, local_instance
 from runoff.models import Answering, roles
 from runoff.pipeline import Models
 from runoff.progress import Progress
 from runoff.recipe import Recipe, load_recipe
+from runoff.request import Attending, Request, Told
 from runoff.run import Result, Run, RunDirectory, exit_code, write_views
-from runoff.sandbox.backends import open_backend
 from runoff.sandbox.environments.builder import ROOM
 from runoff.selection.protocol import Confidence
 from runoff.visible import shown
@@ -42,8 +45,21 @@ def solve_command(
     **options: Any,
 ) -> int:
     """`runoff solve`. Returns the exit code; raises errors that are for the user."""
-    given = {"setup": setup, "build": build, "test": test, "python": python}
-    which, unless_claimed = options.pop("comments", None), options.pop("unless_claimed", False)
+    commands = {"setup": setup, "build": build, "test": test, "python": python}
+    request, notes = solve_request(target, issue, ref, commands, cast("Told", options))
+    for note in notes:
+        click.echo(f"runoff: {note}", err=True)
+    _, results = run_to_end(*request)
+    for result in results:
+        click.echo(ended(result, request.out, alone=len(results) == 1))
+    return exit_code(results)
+
+
+def solve_request(
+    target: str, issue: str | None, ref: str | None, given: Mapping[str, str | None], options: Told
+) -> tuple[Request, list[str]]:
+    """What `solve` is to do, and what a user should be told of it. `given`: setup, build, test, python."""
+    which, unless_claimed = options.get("comments"), options.get("unless_claimed", False)
     before = prepared.commands(options.get("index") or default_place(), Path(target))
     commands = {name: given[name] or before.get(name) for name in given}
     if is_address(target) and not Path(target).exists():
@@ -57,15 +73,10 @@ def solve_command(
         instances = [made]
     if said := ", ".join(f"--{name} {commands[name]!r}" for name in before if not given[name]):
         notes.append(f"as it was prepared: {said}")
-    for note in notes:
-        click.echo(f"runoff: {note}", err=True)
-    names = roles(options["models"])
+    names = roles(options.get("models", ()))
     recipe = options_recipe(options)
-    out = options["out"] or Path("runs") / (instances[0].id if len(instances) == 1 else Path(target).stem)
-    _, results = run_to_end(instances, recipe, names, out, options)
-    for result in results:
-        click.echo(ended(result, out, alone=len(results) == 1))
-    return exit_code(results)
+    out = options.get("out") or Path("runs") / (instances[0].id if len(instances) == 1 else Path(target).stem)
+    return Request(instances, recipe, names, out, options), notes
 
 
 def _of_server(
@@ -75,7 +86,7 @@ def _of_server(
     which: Any,
     unless_claimed: bool,
     commands: dict[str, str | None],
-    options: dict[str, Any],
+    options: Told,
 ) -> Instance:
     """The instance for an issue's address; what a user should know of it is said."""
     from runoff.github import access, task
@@ -87,9 +98,9 @@ def _of_server(
     if issue is not None:
         raise BadTarget(f"{target} is the issue; leave --issue out")
     address = parse(target, access.server())
-    roles(options["models"])  # what is missing there is said before anything is fetched
-    options["out"] = options["out"] or Path("runs") / address.id
-    read, source = task.read_task(address, options["out"], ref=ref, which=which or "auto", say=say)
+    roles(options.get("models", ()))  # what is missing there is said before anything is fetched
+    out = options["out"] = options.get("out") or Path("runs") / address.id
+    read, source = task.read_task(address, out, ref=ref, which=which or "auto", say=say)
     for line in task.told(read):
         say(line)
     if unless_claimed and (claim := next((claim for claim in read.claims if claim.kind == "closes"), None)):
@@ -102,11 +113,11 @@ def run_to_end(
     recipe: Recipe,
     names: Models,
     out: Path,
-    options: dict[str, Any],
+    options: Told,
     watch: Callable[[Run, Answering], None] = lambda run, model: None,
 ) -> tuple[Run, list[Result]]:
-    """Run the instances in `out` until they end, and write everything that a run leaves."""
-    return asyncio.run(_run(instances, recipe, names, out, options, watch))
+    """Run the instances in `out` until they end, at a terminal, and write everything that a run leaves."""
+    return asyncio.run(run_attended(instances, recipe, names, out, options, watch))
 
 
 def problems(file: Path, index: Path | None = None) -> list[Instance]:
@@ -138,7 +149,7 @@ def problems(file: Path, index: Path | None = None) -> list[Instance]:
     return list(instances.values())
 
 
-def states(options: dict[str, Any]) -> Path:
+def states(options: Mapping[str, Any]) -> Path:
     """Where sandbox states are kept."""
     return options.get("states") or Path.home() / ".cache" / "runoff" / "states"
 
@@ -182,18 +193,115 @@ def first_line(text: str, limit: int = 160) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-async def _run(
+async def run_attended(
     instances: Sequence[Instance],
     recipe: Recipe,
     names: Models,
     out: Path,
-    options: dict[str, Any],
-    watch: Callable[[Run, Answering], None],
+    options: Told,
+    watch: Callable[[Run, Answering], None] = lambda run, model: None,
+    attend: Attending | None = None,
 ) -> tuple[Run, list[Result]]:
+    """The same where a loop runs; `attend` None: at a terminal, whose Ctrl-C it listens to."""
     from runoff.report import report
 
     budget, interrupted = budget_of(options.get("budget")), asyncio.Event()
-    model = Answering(
+    means, directory, began = means_of(names, options), RunDirectory(out), time.monotonic()
+    index = options.get("index") or default_place()
+    command = sys.argv[1:] if click.get_current_context(silent=True) else ()
+    async with AsyncExitStack() as stack:
+        run: Run
+        again = options.get("restart_drifted", False)
+        if options.get("executor", "local") == "local":
+            model, sandbox = await stack.enter_async_context(means.open(budget, interrupted))
+            if not all(directory.log(instance.id).exists() for instance in instances):
+                await sandbox.make_room(ROOM)
+            run = Run(
+                directory,
+                instances,
+                recipe,
+                names,
+                model,
+                sandbox,
+                budget,
+                restart_drifted=again,
+                interrupted=interrupted,
+                price_of=model.price_of,
+                entrants=options.get("entrants"),
+                index=index,
+                at_once=options.get("at_once"),
+                command=command,
+            )
+        else:
+            model = means.model(budget, interrupted)
+            run = await _spread(
+                stack,
+                directory,
+                instances,
+                recipe,
+                names,
+                means,
+                model,
+                budget,
+                options,
+                restart_drifted=again,
+                interrupted=interrupted,
+                index=index,
+                command=command,
+            )
+        try:
+            results = await (attend or _at_a_terminal)(run)
+        finally:
+            await run.close()
+        write_views(run.directory, results, report(run, results, seconds=time.monotonic() - began))
+        watch(run, model)
+    return run, results
+
+
+async def _spread(
+    stack: AsyncExitStack,
+    directory: RunDirectory,
+    instances: Sequence[Instance],
+    recipe: Recipe,
+    names: Models,
+    means: Given,
+    model: Answering,
+    budget: Budget,
+    options: Told,
+    *,
+    index: Path,
+    **how: Any,
+) -> Run:
+    """The run on the nodes of a Ray cluster."""
+    from runoff.executors.cluster import cluster
+    from runoff.executors.head import Spread
+
+    if means.record:
+        raise click.UsageError("--record keeps answers on this machine; it does not go with --executor ray")
+    budget.check_prices({one for several in names.values() for one in several.splitlines()}, model.price_of)
+    address = options.get("address") or os.environ.get("RAY_ADDRESS") or "auto"
+    shared = options.get("shared", False)
+    fleet = await stack.enter_async_context(cluster(address, means.states.parent / "leased"))
+    return Spread(
+        directory,
+        instances,
+        recipe,
+        names,
+        means,
+        fleet,
+        budget,
+        model,
+        at_once=options.get("at_once") or 16,
+        shared=shared,
+        workers=means.most(),
+        index=index if shared else None,
+        **how,
+    )
+
+
+def means_of(names: Models, options: Told) -> Given:
+    """What the options say of who answers and where things run."""
+    return Given(
         names,
         api_base=options.get("api_base"),
         prices=prices_of(options, names),
@@ -202,43 +310,19 @@ async def _run(
         native_tools={"native": True, "text": False}.get(options.get("tools") or ""),
         several={"several": True, "one": False}.get(options.get("samples") or ""),
         record=options.get("record"),
-        budget=budget,
-        stop=interrupted,
+        sandbox=options.get("sandbox") or "auto",
+        states=states(options),
+        limit=options.get("states_limit"),
+        index_hosts=tuple(options.get("index_hosts", ())),
     )
-    model.check()
-    began = time.monotonic()
-    limit, index_hosts = options.get("states_limit"), options.get("index_hosts", ())
-    backend = options.get("sandbox") or "auto"
-    async with open_backend(backend, states(options), limit=limit, index_hosts=index_hosts) as sandbox:
-        if not all(RunDirectory(out).log(instance.id).exists() for instance in instances):
-            await sandbox.make_room(ROOM)
-        run = Run(
-            RunDirectory(out),
-            instances,
-            recipe,
-            names,
-            model,
-            sandbox,
-            budget,
-            restart_drifted=options.get("restart_drifted", False),
-            interrupted=interrupted,
-            price_of=model.price_of,
-            entrants=options.get("entrants"),
-            index=options.get("index") or default_place(),
-            at_once=options.get("at_once"),
-            command=sys.argv[1:] if click.get_current_context(silent=True) else (),
-        )
-        try:
-            with Progress(run) as progress:
-                for remark in run.directory.remarks:
-                    progress.say(remark)
-                results = await _interruptible(run, progress)
-        finally:
-            await run.close()
-            await model.close()
-        write_views(run.directory, results, report(run, results, seconds=time.monotonic() - began))
-        watch(run, model)
-    return run, results
+
+
+async def _at_a_terminal(run: Run) -> list[Result]:
+    with Progress(run) as progress:
+        run.say = progress.say
+        for remark in run.directory.remarks:
+            progress.say(remark)
+        return await _interruptible(run, progress)
 
 
 async def _interruptible(run: Run, progress: Progress) -> list[Result]:
@@ -277,13 +361,13 @@ def read_issue(text: str | None) -> str:
         raise BadTarget(f"--issue {text}: {error.strerror}") from None
 
 
-def options_recipe(options: dict[str, Any]) -> Recipe:
+def options_recipe(options: Told) -> Recipe:
     sure = {name: value for name in ("calibration", "abstain_below", "precision") if (value := options.get(name))}
     told = [
         f"selection.{name}={json.dumps(str(value)) if name == 'calibration' else value}" for name, value in sure.items()
     ]
-    recipe = load_recipe(options["recipe"], [*options["settings"], *told])
-    return recipe.model_copy(update={"trajectories": options["trajectories"]}) if options["trajectories"] else recipe
+    recipe = load_recipe(options.get("recipe") or "hybrid", [*options.get("settings", ()), *told])
+    return recipe.model_copy(update={"trajectories": many}) if (many := options.get("trajectories")) else recipe
 
 
 def budget_of(text: str | None) -> Budget:
@@ -295,7 +379,7 @@ def budget_of(text: str | None) -> Budget:
         raise click.UsageError(str(error)) from None
 
 
-def _rates(options: dict[str, Any]) -> dict[str, Rate]:
+def _rates(options: Told) -> dict[str, Rate]:
     rates: dict[str, Rate] = {}
     for text in options.get("rates", ()):
         provider, _, sums = text.rpartition("=")
@@ -318,4 +402,13 @@ def prices_of(options: Mapping[str, Any], names: Models) -> dict[str, Prices]:
     return prices
 
 
-__all__ = ["budget_of", "prices_of", "problems", "run_to_end", "solve_command", "states"]
+__all__ = [
+    "budget_of",
+    "prices_of",
+    "problems",
+    "run_attended",
+    "run_to_end",
+    "solve_command",
+    "solve_request",
+    "states",
+]

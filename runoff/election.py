@@ -6,9 +6,9 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -17,6 +17,7 @@ from runoff.commands import ended, options_recipe, problems, read_issue, run_to_
 from runoff.instance import BadTarget, Instance, local_instance
 from runoff.models import roles
 from runoff.pipeline import Entrants
+from runoff.request import Request, Told
 from runoff.run import exit_code
 from runoff.selection.branches import branch_predictions
 from runoff.selection.predictions import Prediction, read_predictions
@@ -38,6 +39,43 @@ def elect_command(
     if measure and not measure.exists():  # said before hours of work; nobody opens it
         raise BadTarget(f"--measure {measure}: there is no such file")
     commands = {name: options.pop(name) for name in ("setup", "build", "test", "python")}
+    given = cast("Told", options)
+    request, notes = elect_request(predictions, repo, branches, problems_file, tests, issue, ref, commands, given)
+    for note in notes:
+        click.echo(f"runoff: {note}", err=True)
+    out = request.out
+    _, results = run_to_end(*request)
+    for result in results:
+        click.echo(ended(result, out, alone=len(results) == 1))
+    if measure:
+        # A process of its own: this one, which decides, never opens labels.
+        command = [
+            sys.executable,
+            "-c",
+            "from runoff.cli import main; main()",
+            "replay",
+            str(out),
+            "--labels",
+            str(measure),
+        ]
+        sys.stdout.flush()
+        if failed := subprocess.run(command, check=False).returncode:
+            return failed
+    return exit_code(results)
+
+
+def elect_request(
+    predictions: Sequence[Path],
+    repo: Path | None,
+    branches: Sequence[str],
+    problems_file: Path | None,
+    tests: Sequence[Path],
+    issue: str | None,
+    ref: str | None,
+    commands: Mapping[str, str | None],
+    options: Told,
+) -> tuple[Request, list[str]]:
+    """What `elect` is to do, and what a user should be told of it. Raises BadTarget, BadPredictions, in one line."""
     if branches:
         if not repo and len(predictions) != 1:
             raise BadTarget("--branches are those of one local repository: runoff elect . --branches 'agent/*'")
@@ -60,28 +98,15 @@ def elect_command(
         found, notes = found + left.predictions, notes + left.notes
     entrants = pooled(instances, found, scripts)
     instances = [instance for instance in instances if instance.id in entrants]
-    for note in notes:
-        click.echo(f"runoff: {note}", err=True)
-    out = options["out"] or Path("runs") / f"elect-{instances[0].id if len(instances) == 1 else problems_file.stem}"  # type: ignore[union-attr]
-    names = roles(options["models"]) if options["models"] else {}
-    _, results = run_to_end(instances, options_recipe(options), names, out, options | {"entrants": entrants})
-    for result in results:
-        click.echo(ended(result, out, alone=len(results) == 1))
-    if measure:
-        # A process of its own: this one, which decides, never opens labels.
-        command = [
-            sys.executable,
-            "-c",
-            "from runoff.cli import main; main()",
-            "replay",
-            str(out),
-            "--labels",
-            str(measure),
-        ]
-        sys.stdout.flush()
-        if failed := subprocess.run(command, check=False).returncode:
-            return failed
-    return exit_code(results)
+    out = options.get("out")
+    if out is None:
+        out = (
+            Path("runs")
+            / f"elect-{instances[0].id if len(instances) == 1 or not problems_file else problems_file.stem}"
+        )
+    given = options.get("models")
+    names = roles(given) if given else {}
+    return Request(instances, options_recipe(options), names, out, options | {"entrants": entrants}), notes
 
 
 def pooled(

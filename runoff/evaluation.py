@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from runoff.bench.sources import Where
+from runoff.batch.sources import Where
 from runoff.commands import states
 from runoff.datasets import load
 from runoff.grading import records, results

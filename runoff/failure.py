@@ -17,6 +17,18 @@ class ForTheUser(Exception):
 
 def one_line(error: Exception) -> tuple[str, int]:
     """The line and the exit code of an error. With RUNOFF_TRACEBACK=1 an unexpected one shows where it comes from."""
+    if said := foreseen(error):
+        return said
+    if os.environ.get("RUNOFF_TRACEBACK"):
+        traceback.print_exception(error)
+    return (
+        f"a mistake in runoff: {type(error).__name__}: {plain(error)}; please report it with what RUNOFF_TRACEBACK=1 shows",
+        INFRASTRUCTURE,
+    )
+
+
+def foreseen(error: Exception) -> tuple[str, int] | None:
+    """The line and the exit code of an error that is for the user; None: it is a mistake of ours."""
     from runoff.agent.log import LogBroken, LogBusy
     from runoff.agent.protocol import ModelMisconfigured
     from runoff.datasets.protocol import BadDataset, DatasetMissing
@@ -26,9 +38,8 @@ def one_line(error: Exception) -> tuple[str, int]:
     from runoff.sandbox.protocol import NoRoom, SandboxError, SandboxUnavailable, StoreFull
     from runoff.selection.predictions import BadPredictions
     from runoff.selection.rankings import UnknownRanking
-    from runoff.visible import shown
 
-    text = shown(" ".join(str(error).split()))
+    text = plain(error)
     if isinstance(error, DatasetMissing):
         return text, MISSING
     if isinstance(error, BadDataset | BadTarget | BadRecipe | BadRun | BadPredictions | UnknownRanking | LogBusy):
@@ -48,9 +59,10 @@ def one_line(error: Exception) -> tuple[str, int]:
         )
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}", USAGE
-    if os.environ.get("RUNOFF_TRACEBACK"):
-        traceback.print_exception(error)
-    return (
-        f"a mistake in runoff: {type(error).__name__}: {text}; please report it with what RUNOFF_TRACEBACK=1 shows",
-        INFRASTRUCTURE,
-    )
+    return None
+
+
+def plain(error: Exception) -> str:
+    from runoff.visible import shown
+
+    return shown(" ".join(str(error).split()))

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -110,6 +111,42 @@ def open_source(instance: Instance) -> Source:
         for name, blob in wanted.items()
     }
     return Source(commit, found, lambda: _packed(path, commit))
+
+
+def packed(instance: Instance) -> Contents:
+    """The repository of an instance as one value, to be had elsewhere: its base commit and all before it, or the tree."""
+    path = Path(instance.source)
+    return Contents(archive=_archive(path)) if instance.commit is None else _packed(path, instance.commit)
+
+
+def unpacked(contents: Contents, folder: Path) -> None:
+    """What was `packed`, as a repository or tree in `folder`: all of it or nothing."""
+    made = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    if contents.commit:
+        from git import Repo
+
+        repository = Repo.init(made, bare=True)
+        if contents.shallow:
+            (made / "shallow").write_text(contents.shallow)
+        with tempfile.TemporaryFile() as pack:
+            pack.write(contents.pack)
+            pack.seek(0)
+            repository.git.index_pack("--stdin", istream=pack)
+        for ref, name in contents.refs.items():
+            repository.git.update_ref(ref, name)
+        repository.git.update_ref("HEAD", contents.commit, no_deref=True)
+        repository.close()
+    else:
+        with tarfile.open(fileobj=io.BytesIO(contents.archive)) as tar:
+            tar.extractall(made, filter="tar")
+    try:
+        made.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was quicker
+            raise
+        shutil.rmtree(made)
 
 
 def tracked(path: Path, ref: str | None) -> tuple[str, dict[str, str], Callable[[list[str]], Iterator[bytes]]]:

@@ -191,17 +191,15 @@ class Run:
         self.results: dict[str, Result] = {}
         self.changed: Callable[[], None] = lambda: None
         """Told whenever something happened: progress for people."""
+        self.say: Callable[[str], None] = lambda text: None
+        """Told what a user should know while it works."""
         self._price_of, self._index = price_of, index
         self._places = asyncio.Semaphore(at_once or len(instances))
-        caps = recipe.budgets or BudgetRecipe()
         directory.open(instances, recipe, models, sandbox.name, entrants, command)
         starts = Starts()
         for instance in instances:
-            issue = _capped(caps.issue, "issue", within=budget)
-            world = World(Log(directory.log(instance.id)), instance.id, model, sandbox, issue)
-            world.cap = lambda: _capped(caps.trajectory, "trajectory")
-            world.reserve, world.starts = caps.reserve, starts
-            world.count_back(price_of)
+            log = Log(directory.log(instance.id))
+            world = world_of(log, instance, recipe, model, sandbox, budget, starts, price_of)
             world.restart_drifted = restart_drifted
             world.changed = lambda *_: self.changed()
             self.worlds[instance.id] = world
@@ -229,9 +227,11 @@ class Run:
             for world in self.worlds.values():
                 stack.push_async_callback(world.close)
 
-    def ledger(self) -> Ledger:
-        billed = sum(sum(world.log.possibly_billed.values()) for world in self.worlds.values())
-        lines = (line for world in self.worlds.values() for line in world.log.ledger)
+    def ledger(self, instance: str | None = None) -> Ledger:
+        """Of the whole run, or of one instance."""
+        worlds = self.worlds.values() if instance is None else [self.worlds[instance]]
+        billed = sum(sum(world.log.possibly_billed.values()) for world in worlds)
+        lines = (line for world in worlds for line in world.log.ledger)
         return totalled(lines, self._price_of).model_copy(update={"possibly_billed": billed})
 
     async def _placed(self, instance: Instance) -> None:
@@ -239,29 +239,13 @@ class Run:
             await self._one(instance)
 
     async def _one(self, instance: Instance) -> None:
+        pool = None if self.entrants is None else self.entrants[instance.id]
+
+        def tell(stage: str) -> None:
+            self._tell(instance.id, stage)
+
         world = self.worlds[instance.id]
-        try:
-
-            def tell(stage: str) -> None:
-                self._tell(instance.id, stage)
-
-            if self.entrants is None:
-                outcome = await solve(world, instance, self.recipe, self.models, tell, self._index)
-            else:
-                pool = self.entrants[instance.id]
-                outcome = await elect_among(world, instance, self.recipe, self.models, pool, tell, self._index)
-        except (ModelMisconfigured, StoreFull, LogBroken):
-            raise  # the same for every instance
-        except Stopping as error:
-            result = Result(instance=instance.id, status="stopped", why=str(error))
-        except (EnvironmentFailed, SandboxError, Drift, BadTarget, ValueError, OSError) as error:
-            result = Result(instance=instance.id, status="failed", why=f"{_kind(error)}{error}")
-        else:
-            result = Result(
-                instance=instance.id, status=_status(outcome), why=outcome.selection.reason, outcome=outcome
-            )
-        log = world.log
-        result = result.model_copy(update={"possibly_billed": log.possibly_billed.total(), "damaged": len(log.damaged)})
+        result = await attempt(world, instance, self.recipe, self.models, pool, tell, self._index)
         self.results[instance.id] = result
         self.sandbox.release(self.directory.log(instance.id))
         self._tell(instance.id, result.status)
@@ -269,6 +253,52 @@ class Run:
     def _tell(self, instance: str, stage: str) -> None:
         self.stages[instance] = stage
         self.changed()
+
+
+def world_of(
+    log: Log,
+    instance: Instance,
+    recipe: Recipe,
+    model: Model,
+    sandbox: Sandbox,
+    budget: Budget,
+    starts: Starts,
+    price_of: Callable[[str], Prices | None],
+) -> World:
+    """What an instance's effects act on, with what its log says was paid before counted."""
+    caps = recipe.budgets or BudgetRecipe()
+    world = World(log, instance.id, model, sandbox, _capped(caps.issue, "issue", within=budget))
+    world.cap = lambda: _capped(caps.trajectory, "trajectory")
+    world.reserve, world.starts = caps.reserve, starts
+    world.count_back(price_of)
+    return world
+
+
+async def attempt(
+    world: World,
+    instance: Instance,
+    recipe: Recipe,
+    models: Models,
+    entrants: Entrants | None,
+    tell: Callable[[str], None],
+    index: Path | None,
+) -> Result:
+    """How an instance ends, if now it does. Raises ModelMisconfigured, StoreFull, LogBroken: the same for every instance."""
+    try:
+        if entrants is None:
+            outcome = await solve(world, instance, recipe, models, tell, index)
+        else:
+            outcome = await elect_among(world, instance, recipe, models, entrants, tell, index)
+    except (ModelMisconfigured, StoreFull, LogBroken):
+        raise
+    except Stopping as error:
+        result = Result(instance=instance.id, status="stopped", why=str(error))
+    except (EnvironmentFailed, SandboxError, Drift, BadTarget, ValueError, OSError) as error:
+        result = Result(instance=instance.id, status="failed", why=f"{_kind(error)}{error}")
+    else:
+        result = Result(instance=instance.id, status=_status(outcome), why=outcome.selection.reason, outcome=outcome)
+    log = world.log
+    return result.model_copy(update={"possibly_billed": log.possibly_billed.total(), "damaged": len(log.damaged)})
 
 
 def totalled(

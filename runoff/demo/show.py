@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -21,6 +21,7 @@ from runoff.commands import first_line, options_recipe, run_to_end, states
 from runoff.instance import Instance
 from runoff.models import Answering, roles
 from runoff.releases.pairs import Pair, instance, pairs
+from runoff.request import Told
 from runoff.run import Result, Run, exit_code
 from runoff.sandbox.backends import open_backend
 from runoff.selection.protocol import Cell
@@ -31,22 +32,23 @@ RECORDED = "The model's answers are recorded: this demonstrates the machine, it 
 _SIGNS: Mapping[Cell, str] = {"pass": "✓", "fail": "✗", "could not tell": "?"}
 
 
-def demo(live: bool, only: Sequence[str], options: dict[str, Any]) -> int:
+def demo(live: bool, only: Sequence[str], told: dict[str, Any]) -> int:
     """Run it. Returns 0 if every issue ends in a patch that passes its hidden check."""
+    options = cast("Told", told)
     wanted = _wanted(only)
-    if live and not (options["models"] and options["budget"]):
+    if live and not (options.get("models") and options.get("budget")):
         raise ModelMisconfigured(
             "--live asks a real model", "name it and what it may cost: --model openai/gpt-5 --budget 3", exit_code=2
         )
-    if options["models"] and not live:
+    if options.get("models") and not live:
         raise ModelMisconfigured("--model has no effect on recorded answers", "add --live", exit_code=2)
     if not live:
-        options |= {"models": (f"recorded:{ANSWERS}",), "recipe": "demo"}
+        options = options | {"models": (f"recorded:{ANSWERS}",), "recipe": "demo"}
         click.echo(RECORDED)
     place, sandbox = states(options), options.get("sandbox") or "auto"
     began = time.monotonic()
     instances = asyncio.run(_fetch(wanted, place, sandbox))
-    out = options["out"] or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
+    out = options.get("out") or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     cpu_before = _cpu()
     used: dict[str, float] = {}
 
@@ -56,7 +58,7 @@ def demo(live: bool, only: Sequence[str], options: dict[str, Any]) -> int:
             for asked in recorded.stale:
                 click.echo(f"stale: the prompt of {asked} has changed since it was recorded", err=True)
 
-    names = roles(options["models"])
+    names = roles(options.get("models", ()))
     _, results = run_to_end(instances, options_recipe(options), names, out, options, watch)
     seconds = time.monotonic() - began
     total, sandboxes = _cpu() - cpu_before, used["sandboxes"]

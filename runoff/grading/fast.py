@@ -15,7 +15,7 @@ from runoff import environments
 from runoff.agent.environment import Environment, last_lines
 from runoff.agent.log import Log
 from runoff.agent.step import World
-from runoff.bench.sources import Where, instance
+from runoff.batch.sources import Where, instance
 from runoff.datasets.protocol import Answer, Problem
 from runoff.grading import reading, script
 from runoff.grading.reading import Verdict

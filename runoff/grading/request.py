@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runoff.bench.sources import Where
+from runoff.batch.sources import Where
 from runoff.datasets.protocol import Problem
 from runoff.grading.protocol import Grader
 from runoff.sandbox.protocol import Raw, Value

@@ -29,7 +29,7 @@ from typing import Any
 from runoff.agent.budget import Budget
 from runoff.agent.doubles import Scripted
 from runoff.agent.protocol import Call
-from runoff.bench.sources import Where, instance
+from runoff.batch.sources import Where, instance
 from runoff.datasets.load import problems
 from runoff.datasets.protocol import Problem
 from runoff.models import roles

@@ -24,7 +24,7 @@ from typing import Any
 from pools import PATIENCE, elected
 
 from runoff.agent.client import LiteLLM
-from runoff.bench.sources import Where, instance
+from runoff.batch.sources import Where, instance
 from runoff.datasets.load import problems
 from runoff.pipeline import Entrants
 from runoff.run import BadRun

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.runoff.warm import command
+
 ISSUE = (
     "mean([]) crashes\n\n`mean([])` raises ZeroDivisionError. It should be 0. Means of other lists stay as they are."
 )
@@ -91,8 +93,10 @@ def runoff(
     *arguments: str | Path, env: Mapping[str, str] = {}, before: tuple[str, ...] = (), **how: object
 ) -> subprocess.CompletedProcess[str]:
     """The command line, as a user types it. `before` is put before the command (`unshare …`)."""
-    command = [*before, sys.executable, "-c", "from runoff.cli import main; main()", *map(str, arguments)]
     known = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+    if not before:
+        return command([*map(str, arguments)], known | dict(env), **({"timeout": 300} | how))  # type: ignore[arg-type]
+    typed = [*before, sys.executable, "-c", "from runoff.cli import main; main()", *map(str, arguments)]
     return subprocess.run(
-        command, env=known | dict(env), capture_output=True, text=True, check=False, **({"timeout": 300} | how)
+        typed, env=known | dict(env), capture_output=True, text=True, check=False, **({"timeout": 300} | how)
     )  # type: ignore[call-overload,no-any-return]

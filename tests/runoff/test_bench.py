@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from runoff.agent.faulty import Faulty
-from runoff.bench.sources import reference
+from runoff.batch.sources import reference
 from runoff.selection.predictions import read_predictions
 from tests.runoff.memory import SECRET, files_with, holds
 from tests.runoff.project import ISSUE, SOURCE, answer, make, runoff

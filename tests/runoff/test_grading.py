@@ -19,7 +19,7 @@ import tomli_w
 
 from runoff.agent.editing import Candidate
 from runoff.agent.log import Log
-from runoff.bench.sources import Where
+from runoff.batch.sources import Where
 from runoff.datasets import load
 from runoff.grading import records, results
 from runoff.grading.__main__ import grade

@@ -288,7 +288,7 @@ def test_a_run_under_way_is_read_while_it_writes(run: Path) -> None:
     try:
         report = read(run)
     finally:
-        log._file.close()
+        log._kept.close()
     assert fates(report)["c-no-right"] == "unfinished"
     assert fates(report)["d-missed"] == "unfinished"
     assert fates(report)["a-resolved"] == "resolved", "its end is in its log"
