@@ -73,7 +73,7 @@ class LiteLLM:
         self.several, self._sleep, self._patience = several, sleep, patience
         self._together, self._one_each = Together(), set[str]()
         self._endpoints: dict[str, _Endpoint] = {}
-        self._answered = set[str]()
+        self._answered, self._among = set[str](), 1
 
     def check(self, models: Iterable[str]) -> None:
         """Raises ModelMisconfigured for what is known before anything is sent: the provider, its key, the prices."""
@@ -147,9 +147,21 @@ class LiteLLM:
     def _endpoint(self, model: str) -> _Endpoint:
         name = providers.provider(model) or ""
         if name not in self._endpoints:
-            rate = self.rates.get(name) or self.rates.get("") or Rate()
+            rate = self._rate(name)
             self._endpoints[name] = _Endpoint(Gate(rate.at_once), Minute(rate, self._pause), Warmth())
         return self._endpoints[name]
+
+    def share(self, among: int) -> None:
+        """So many such clients, on whatever machines, are to keep to the rates together: from now on this one to its part."""
+        self._among = among
+        for name, endpoint in self._endpoints.items():
+            rate = self._rate(name)
+            endpoint.gate.hold(rate.at_once)
+            endpoint.minute.hold(rate)
+
+    def _rate(self, provider: str) -> Rate:
+        rate = self.rates.get(provider) or self.rates.get("") or Rate()
+        return rate.share(self._among)
 
     async def _attempt(
         self, call: Call, others: Callable[[], list[Call]], endpoint: _Endpoint, lost: _Lost, begun: Callable[[], None]

@@ -26,13 +26,14 @@ import json
 import os
 import re
 import secrets
+import stat
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from runoff.agent.protocol import Message
 from runoff.agent.secrets import Secrets
@@ -316,11 +317,123 @@ def damage(path: Path) -> int:
     return len(doubts)
 
 
+class Placed(NamedTuple):
+    """A record, and the bytes of the log's file that hold it."""
+
+    at: int
+    size: int
+    record: Record
+
+
+class Replaced(Exception):
+    """The file is another one than was read so far: truncated, rotated or gone. Whoever follows it begins again."""
+
+
+class Tail:
+    """A log read piece by piece as it grows, whoever writes it: for views of logs that are large, or still written.
+
+    A last line without its end waits until it has one. Nothing is kept of what was read.
+    """
+
+    LONGEST = 256 << 20
+    """Bytes of a line that is still read; no record of ours comes near it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.at = 0
+        """Bytes read so far."""
+        self.more = False
+        """Whether there was more than was asked for."""
+        self.damaged = 0
+        """Torn and flipped pieces that were passed over."""
+        self._first = b""
+
+    def read(self, most: int = 4 << 20, wanted: Callable[[bytes], bool] = lambda line: True) -> list[Placed]:
+        """The next whole records, of some `most` bytes; of these, those whose line is `wanted`.
+
+        Raises Replaced; then a new one is needed.
+        """
+        try:
+            file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            if self.at:
+                raise Replaced(f"{self.path} is gone") from None
+            return []
+        try:
+            about = os.fstat(file)
+            if not stat.S_ISREG(about.st_mode) and not self.at:
+                return []
+            if (
+                not stat.S_ISREG(about.st_mode)
+                or about.st_size < self.at
+                or os.pread(file, len(self._first), 0) != self._first
+            ):
+                raise Replaced(f"{self.path} is not the file that it was")
+            data, end = b"", 0
+            while not end:
+                data = os.pread(file, most, self.at)
+                end = data.rfind(b"\n") + 1
+                self.more = len(data) == most
+                if not self.more or most >= self.LONGEST:
+                    break
+                most *= 4
+            if not end and self.more:  # nobody's line: passed over, a piece at a time
+                end = len(data)
+            if not self._first and end:
+                self._first = data[: min(end, 64)]
+        finally:
+            os.close(file)
+        begin = self.at
+        self.at += end
+        return list(self._placed(data[:end], begin, wanted))
+
+    def _placed(self, data: bytes, begin: int, wanted: Callable[[bytes], bool]) -> Iterator[Placed]:
+        at = begin
+        for line in data.split(b"\n"):
+            if not line or not wanted(line):
+                pass
+            elif _whole(line):
+                yield Placed(at, len(line), _opened(line))
+            else:
+                begins = [found.start() for found in re.finditer(re.escape(_MARK), line)]
+                for start, stop in pairwise([0, *begins, len(line)]):
+                    if _whole(part := line[start:stop]):
+                        yield Placed(at + start, stop - start, _opened(part))
+                    elif part:
+                        self.damaged += 1
+            at += len(line) + 1
+
+
+def record_at(path: Path, at: int, size: int) -> Record | None:
+    """The record that stood there. None: it does not any more."""
+    try:
+        file = os.open(
+            path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        )  # it may have become a pipe, that nobody writes
+    except OSError:
+        return None
+    try:
+        line = os.pread(file, size, at)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    return _opened(line) if _whole(line) else None
+
+
+def _whole(line: bytes) -> bool:
+    return line[:18] == b'%b%08x",' % (_MARK, zlib.crc32(line[18:]))
+
+
+def _opened(line: bytes) -> Record:
+    return dict(json.loads((b"{" + line[18:]).decode()))
+
+
 def _lines(data: bytes) -> Iterator[tuple[bool, bytes]]:
     """A log's records as JSON, and what is left of damaged ones, each marked whole or not."""
     begins = [found.start() for found in re.finditer(re.escape(_MARK), data)]
     for begin, end in pairwise([0, *begins, len(data)]):
         line, *junk = data[begin:end].split(b"\n")
-        if whole := line[:18] == b'%b%08x",' % (_MARK, zlib.crc32(line[18:])):
+        if whole := _whole(line):
             yield True, b"{" + line[18:]
         yield from ((False, part) for part in (junk if whole else [line, *junk]) if part)

@@ -31,6 +31,11 @@ class Rate(Value):
     tokens: int | None = None
     """A minute, input and output together, as estimated before a call and as counted after it."""
 
+    def share(self, among: int) -> Rate:
+        """One of so many equal parts. No part is nothing: more than there is to divide get more than all of it."""
+        parts = {name: value // among for name, value in self if value is not None}
+        return Rate.model_validate({name: max(1, part) for name, part in parts.items()})
+
 
 def parse_rate(text: str) -> Rate:
     """`500rpm`, `2Mtpm`, `16atonce`, any of them joined by commas. Raises ValueError, in one line."""
@@ -63,6 +68,11 @@ class Gate:
         self._episode = False
         self._shut = 0
         self._opened: asyncio.Future[None] | None = None
+
+    def hold(self, most: int) -> None:
+        """No more at once from now on; those that are under way end."""
+        self._most, self._limit = most, min(self._limit, float(most))
+        self._admit()
 
     @contextmanager
     def shut(self) -> Iterator[None]:
@@ -140,6 +150,10 @@ class Minute:
         self._sent: deque[list[float]] = deque()  # [when, tokens] of each request
         self._tokens = 0.0
         self._turn = asyncio.Lock()
+
+    def hold(self, rate: Rate) -> None:
+        """Another rate from the next request on; what was sent in the last minute counts."""
+        self._rate = rate
 
     async def admit(self, tokens: int) -> Callable[[int], None]:
         """Wait until a request of so many tokens fits, in the order of asking. Whoever knows better afterwards says so

@@ -35,7 +35,7 @@ class Starts:
 
     def __init__(self, among: int = 1) -> None:
         """`among`: how many places of as much work as this one spend from the same budgets."""
-        self._among = among
+        self.among = among
         self._under_way: dict[tuple[str, str], _Place] = {}
         """By instance and trajectory; one place may have several."""
         self._begun = set[_Place]()
@@ -142,7 +142,7 @@ class Starts:
             if a_call is None:
                 if under_way >= _BLIND:
                     return False
-            elif spent + self._among * calls * a_call > cap * (1 - reserve):
+            elif spent + self.among * calls * a_call > cap * (1 - reserve):
                 return False
         return True
 

@@ -128,7 +128,7 @@ def script_run(
 ) -> Run:
     """The execution of a generated test in a state. A repetition is never started from a template: the two ways to start, and
     two orders of sets, then have to say the same."""
-    request = json.dumps({"nonce": _nonce(world, state, script, repetition), "script": script})
+    request = json.dumps({"nonce": nonce(world.log.secret, state, script, repetition), "script": script})
     limits = Limits(seconds=seconds)
     argv = (*SPOKEN[language].runs, _harness(SPOKEN[language].harness))
     forked = language == "python" and not repetition
@@ -247,5 +247,6 @@ def _harness(name: str) -> str:
     return files("runoff.agent").joinpath(name).read_text()
 
 
-def _nonce(world: World, *what: object) -> str:
-    return digest(world.log.secret, *map(str, what))
+def nonce(secret: str, state: State, script: str, repetition: int = 0) -> str:
+    """What a run's record stands behind: by it, who knows the log's secret finds that run again."""
+    return digest(secret, str(state), script, str(repetition))

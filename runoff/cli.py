@@ -212,6 +212,41 @@ def _commands(command: Any) -> Any:
     return command
 
 
+def _published(command: Any) -> Any:
+    """What becomes of a patch. Nothing is published unless it is asked for."""
+    for option in reversed(
+        [
+            click.option(
+                "--branch",
+                metavar="[NAME]",
+                is_flag=False,
+                flag_value="",
+                help="Make a branch with one commit; work tree and index stay as they are.  [default name: runoff/issue-N]",
+            ),
+            click.option("--push", is_flag=True, help="Push that branch, and do no more."),
+            click.option("--pr", is_flag=True, help="Push it, and open a draft pull request that says what is proven."),
+            click.option("--comment", is_flag=True, help="Say on the issue what came of it."),
+            click.option(
+                "--with-test",
+                is_flag=True,
+                help="Add the reproduction as a test of the project's own, if it tells there.",
+            ),
+            click.option(
+                "--remote",
+                metavar="NAME|URL",
+                help="Where to push to, such as your fork.  [default: the issue's repository, else origin]",
+            ),
+            click.option(
+                "--into",
+                metavar="BRANCH",
+                help="What the pull request is to be merged into.  [default: the default branch]",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 def _on_server(command: Any) -> Any:
     """How an issue on GitHub is read."""
     for option in reversed(
@@ -273,6 +308,7 @@ def _executor(command: Any) -> Any:
 @_options
 @_executor
 @_confident
+@_published
 def solve(**given: Any) -> None:
     """Resolve an issue: TARGET is its address on GitHub, or a local git repository or source tree, with --issue.
 
@@ -293,6 +329,28 @@ def solve(**given: Any) -> None:
     from runoff.commands import solve_command
 
     sys.exit(solve_command(**given))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--instance", metavar="ID", help="Which of the run's instances.  [default: its only one]")
+@_published
+@_STATES
+@_SANDBOX
+def publish(**given: Any) -> None:
+    """Publish what a finished RUN decided for, when somebody has looked at it: a branch, a push, a draft pull request.
+
+    \b
+    runoff publish runs/click --branch                      one commit on a branch of the repository
+    runoff publish runs/click --push --remote my-fork
+    runoff publish runs/pallets__click-2500 --pr --with-test
+
+    The same command again finds what is there, and goes on from wherever it was. Nothing is asked of a model. Exit code:
+    0 published, 1 there is no patch to publish, 2 usage, 3 something is missing, 5 it was refused.
+    """
+    from runoff.commands import publish_command
+
+    sys.exit(publish_command(**given))
 
 
 @cli.command()
@@ -512,6 +570,37 @@ def show(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("run", default="runs", type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65535), help="[default: 8765, or the next that is free]")
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Write the window as one file that needs no server, and end.",
+)
+@click.option(
+    "--limit",
+    type=_Bytes(),
+    default="25MB",
+    show_default=True,
+    help="The size of that file; what is left out, it says.",
+)
+@click.option("--no-open", is_flag=True, help="Do not open a browser.")
+def view(**given: Any) -> None:
+    """Look through RUN, or a folder of runs (runs/ if not given), in a browser: candidates, tests, trajectories, live.
+
+    \b
+    runoff view runs/verified
+    runoff view runs/verified --export verified.html     one file, to be sent to somebody
+
+    Served on 127.0.0.1 alone, to whoever has the address that is printed. Reads the run and never writes into it.
+    """
+    from runoff.viewer.command import view_command
+
+    sys.exit(view_command(**given))
+
+
+@cli.command()
 @click.argument("folder", default="runs", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
 def ls(**given: Any) -> None:
@@ -635,6 +724,35 @@ def prepare(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("path", metavar="REPOSITORY", default=".", type=click.Path(path_type=Path))
+@click.option("--ref", help="The commit.  [default: HEAD]")
+@click.option("--try", "tried", is_flag=True, help="Build it in a sandbox and run its tests once.")
+@click.option("--write", is_flag=True, help="Write .runoff.toml there: what was settled on, to be read and committed.")
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
+@click.option("--model", metavar="NAME", help="Try it, and have this model repair the setup if it does not work.")
+@click.option("--index-host", "index_hosts", multiple=True, metavar="HOST", help="As for `runoff solve`.")
+@_API_BASE
+@_PRICE
+@_BUDGET
+@_INDEX
+@_STATES
+@_SANDBOX
+def detect(**given: Any) -> None:
+    """Say how REPOSITORY, a git repository or a source tree, is installed and tested, and which of its files say so.
+
+    \b
+    runoff detect ~/src/click
+    runoff detect ~/src/click --try --write
+    runoff detect ~/src/click --model openai/gpt-5-mini --budget 0.50
+
+    Without --try nothing of the repository is run. Exit code: 0 found, and it works if it was tried; 1 not.
+    """
+    from runoff.detecting import detect_command
+
+    sys.exit(detect_command(**given))
+
+
+@cli.command()
 @click.argument("dataset")
 @click.option(
     "--instances",
@@ -735,12 +853,22 @@ def export(**given: Any) -> None:
 
 
 @cli.command()
+@click.argument("part", type=click.Choice(["check", "solve"]))
+def action(part: str) -> None:
+    """What action.yml runs in a workflow of GitHub's: check whether its event is a request that may be made; solve it."""
+    from runoff.action import action_command
+
+    sys.exit(action_command(part))
+
+
+@cli.command()
 @_STATES
-def doctor(states: Path | None) -> None:
+@click.option("--all", "everything", is_flag=True, help="How limits are held by every sandbox that runs here.")
+def doctor(**given: Any) -> None:
     """Say what is here, what is missing, and the one next command."""
     from runoff.doctor import doctor_command
 
-    sys.exit(doctor_command(states))
+    sys.exit(doctor_command(**given))
 
 
 @cli.command()

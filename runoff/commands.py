@@ -22,15 +22,17 @@ from runoff.agent.index import default_place
 from runoff.agent.pace import Rate, parse_rate
 from runoff.executors.means import Given
 from runoff.github.address import is_address
+from runoff.github.command import check_all, publish_all, wanted_of
 from runoff.instance import BadTarget, Instance, local_instance
 from runoff.models import Answering, roles
 from runoff.pipeline import Models
 from runoff.progress import Progress
 from runoff.recipe import Recipe, load_recipe
 from runoff.request import Attending, Request, Told
-from runoff.run import Result, Run, RunDirectory, exit_code, write_views
+from runoff.run import EXIT, Result, Run, RunDirectory, exit_code, write_views
 from runoff.sandbox.environments.builder import ROOM
 from runoff.selection.protocol import Confidence
+from runoff.setups import Settled
 from runoff.visible import shown
 
 
@@ -46,12 +48,17 @@ def solve_command(
 ) -> int:
     """`runoff solve`. Returns the exit code; raises errors that are for the user."""
     commands = {"setup": setup, "build": build, "test": test, "python": python}
+    wanted = wanted_of(options)
     request, notes = solve_request(target, issue, ref, commands, cast("Told", options))
     for note in notes:
         click.echo(f"runoff: {note}", err=True)
+    check_all(request.instances, request.out, wanted)
     _, results = run_to_end(*request)
     for result in results:
         click.echo(ended(result, request.out, alone=len(results) == 1))
+    if wanted.anything or wanted.branches:
+        decided = [result.instance for result in results if result.outcome]
+        publish_all(request.out, decided, wanted, states(request.options), request.options.get("sandbox") or "auto")
     return exit_code(results)
 
 
@@ -77,6 +84,15 @@ def solve_request(
     recipe = options_recipe(options)
     out = options.get("out") or Path("runs") / (instances[0].id if len(instances) == 1 else Path(target).stem)
     return Request(instances, recipe, names, out, options), notes
+
+
+def publish_command(run: Path, instance: str | None, **options: Any) -> int:
+    """`runoff publish`. Returns the exit code; raises errors that are for the user."""
+    wanted = wanted_of(options)
+    if not (wanted.anything or wanted.branches):
+        raise click.UsageError("nothing is published unasked: give --branch, --push, --pr or --comment")
+    whole = publish_all(run, [instance], wanted, states(cast("Told", options)), options.get("sandbox") or "auto")
+    return 0 if whole else EXIT["none"]
 
 
 def _of_server(
@@ -169,6 +185,10 @@ def ended(result: Result, out: Path, *, alone: bool) -> str:
         ]
     if result.outcome and (sure := result.outcome.selection.confidence) and result.status == "patch":
         lines.append(f"  {confidence(sure)}")
+    if result.setup and (
+        not (tried := Settled.model_validate(result.setup)).works or (tried.tally and tried.tally.untold)
+    ):
+        lines.append(f"  its own tests, {tried}")
     if result.possibly_billed:
         lines.append(f"  {result.possibly_billed} calls were on their way when a process was killed: possibly billed")
     if result.damaged:
@@ -406,6 +426,7 @@ __all__ = [
     "budget_of",
     "prices_of",
     "problems",
+    "publish_command",
     "run_attended",
     "run_to_end",
     "solve_command",

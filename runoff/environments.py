@@ -11,21 +11,46 @@ from typing import Any, cast
 
 from runoff.agent.environment import Built, Environment, last_lines
 from runoff.agent.step import Run, World
+from runoff.declared import Declared
 from runoff.instance import Instance, environment_spec, open_source
-from runoff.sandbox.environments import builder, interpreters
+from runoff.sandbox.environments import builder, interpreters, services
 from runoff.sandbox.environments.builder import EnvironmentFailed
 from runoff.sandbox.protocol import REPO, Base, Image, Limits, Sandbox, State
+from runoff.setups import Make, Settled, check, settle
 
-__all__ = ["EnvironmentFailed", "build", "fetch_package", "fetch_sdist", "kept"]
+__all__ = ["EnvironmentFailed", "build", "fetch_package", "fetch_sdist", "kept", "maker", "tried"]
 
 
-async def build(world: World, instance: Instance, tell: Callable[[str], None] = lambda text: None) -> Environment:
+async def build(
+    world: World, instance: Instance, tell: Callable[[str], None] = lambda text: None, model: str = ""
+) -> Environment:
     """The environment of an instance: found by the key of all that made it, or built, or an image's own.
 
+    Where nobody said how it is installed, what its files say is tried, and `model`, if there is one, repairs what does not work.
     Raises EnvironmentFailed; Refused for an image that cannot be had or used.
     """
     if instance.image:
         return await _of_image(world, instance, tell)
+    if instance.detect:
+        instance, _ = await settle(world, instance, maker(world, tell), tell, model)
+    return await _of_source(world, instance, tell)
+
+
+def maker(world: World, tell: Callable[[str], None] = lambda text: None) -> Make:
+    """What builds an instance's environment by the instance's own commands, as `settle` takes it."""
+    return lambda instance: _of_source(world, instance, tell)
+
+
+async def tried(world: World, instance: Instance, tell: Callable[[str], None] = lambda text: None) -> Settled:
+    """An instance whose setup is given, built and its tests run once. Raises EnvironmentFailed."""
+    environment = await _of_source(world, instance, tell)
+    command = instance.test if instance.test is not None else environment.test
+    counted = (await check(world, instance, environment, [command or ""])).tally
+    said = {name: getattr(instance, name) for name in Declared.model_fields}
+    return Settled(name="as given", declared=Declared.model_validate(said), tally=counted)
+
+
+async def _of_source(world: World, instance: Instance, tell: Callable[[str], None]) -> Environment:
     spec, source = environment_spec(instance), open_source(instance)
     try:
         layers = await builder.build(world.sandbox, spec, source, tell)
@@ -45,6 +70,12 @@ async def build(world: World, instance: Instance, tell: Callable[[str], None] = 
         "uv pip install --quiet --no-deps --editable ." if {"setup.py", "pyproject.toml"} & {*source.files} else None
     )
     build_again = instance.build or instance.setup or ("npm run --if-present prepare" if is_node else project)
+    if instance.services:
+        script = services.script(instance.services)
+        files_ = {services.START: script.encode()}
+        below = state
+        state = await world.derive(f"{below.digest} services {script}", lambda: world.sandbox.write(below, files_))
+        test = test and services.with_services(test)
     environment = Environment(state=state, pristine=layers.pristine, test=test, build=build_again, env=env)
     return environment.model_copy(update=await _built(world, environment))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import re
 import shutil
@@ -12,8 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from runoff import declared
+from runoff.declared import BadDeclaration, Declared
 from runoff.sandbox.environments.builder import Contents, EnvironmentSpec, Source
 from runoff.sandbox.environments.dependencies import LARGEST, deciding
+from runoff.sandbox.environments.detection import MOST_FILES, worth_reading
+from runoff.sandbox.environments.services import Service
 from runoff.sandbox.protocol import REPO, Value
 
 
@@ -40,6 +45,14 @@ class Instance(Value):
     """The command that runs its tests; empty where it has none, None for the usual one."""
     python: str | None = None
     """The version of Python that it needs, or a path; None is the one that runs this."""
+    node: bool | str | None = None
+    """As in `EnvironmentSpec`."""
+    env: dict[str, str] = {}
+    """Environment variables of its setup and its tests."""
+    services: tuple[Service, ...] = ()
+    """Servers that run beside its tests."""
+    detect: bool = False
+    """Nobody said how it is installed: what its files say is tried, and judged by its tests (`setups`)."""
 
 
 def local_instance(
@@ -73,23 +86,50 @@ def local_instance(
         if not _has_source(path):
             raise BadTarget(f"{target} is not a repository: it holds no source files")
         commit, digest = None, hashlib.blake2b(_archive(path), digest_size=20).hexdigest()
+    said = _declared(path, commit)
     made = Instance(
         id=re.sub(r"[^A-Za-z0-9._-]+", "-", path.name) or "repository",
         source=str(path),
         statement=issue.strip() + "\n",
         commit=commit,
         digest=digest,
-        setup=setup,
-        build=build,
-        test=test,
-        python=python,
+        setup=setup or said.setup,
+        build=build or said.build,
+        test=said.test if test is None else test,
+        python=python or said.python,
+        node=said.node,
+        env=said.env,
+        services=said.services,
+        detect=setup is None and said.setup is None,
     )
+    if said != Declared():
+        notes.append(f"as {declared.NAME} says")
     return made, notes
+
+
+def _declared(path: Path, commit: str | None) -> Declared:
+    """What its own .runoff.toml says, at its base commit. Raises BadTarget."""
+    from git import GitCommandError
+
+    try:
+        if commit is None:
+            file = path / declared.NAME
+            raw = file.read_bytes()[: declared.LARGEST] if file.is_file() and not file.is_symlink() else b""
+        else:
+            raw = _repository(path).git.cat_file(
+                "blob", f"{commit}:{declared.NAME}", stdout_as_string=False, strip_newline_in_stdout=False
+            )[: declared.LARGEST]
+    except GitCommandError:
+        return Declared()  # it has none
+    try:
+        return declared.parse(raw.decode("utf-8", "replace"))
+    except BadDeclaration as error:
+        raise BadTarget(str(error)) from None
 
 
 def environment_spec(instance: Instance) -> EnvironmentSpec:
     """How its environment is to be built."""
-    return EnvironmentSpec(python=instance.python, setup=instance.setup)
+    return EnvironmentSpec(python=instance.python, setup=instance.setup, node=instance.node, env=instance.env)
 
 
 def open_source(instance: Instance) -> Source:
@@ -111,6 +151,39 @@ def open_source(instance: Instance) -> Source:
         for name, blob in wanted.items()
     }
     return Source(commit, found, lambda: _packed(path, commit))
+
+
+def described(instance: Instance) -> tuple[list[str], dict[str, bytes]]:
+    """All paths of its regular files, and the contents of those that say how it is installed and tested; bounded."""
+    path = Path(instance.source)
+    if instance.commit is None:
+        names = [
+            str(file.relative_to(path))
+            for file in itertools.islice(path.rglob("*"), MOST_FILES)
+            if file.is_file() and not file.is_symlink()
+        ]
+        kept = _within(worth_reading(names), lambda name: (path / name).stat().st_size)
+        return sorted(names), {name: (path / name).read_bytes() for name in kept}
+    _, blobs, read = tracked(path, instance.commit)
+    sizes = _sizes(path, instance.commit)
+    kept = _within([name for name in worth_reading(blobs) if name in blobs], lambda name: sizes.get(name, 0))
+    return sorted(blobs), dict(zip(kept, read([blobs[name] for name in kept]), strict=True))
+
+
+def _within(names: list[str], size: Callable[[str], int]) -> list[str]:
+    """Those that are small enough each and together."""
+    kept, room = list[str](), 4 * LARGEST
+    for name in names:
+        if (bytes_ := size(name)) <= min(LARGEST, room):
+            kept.append(name)
+            room -= bytes_
+    return kept
+
+
+def _sizes(path: Path, commit: str) -> dict[str, int]:
+    listed = _repository(path).git.ls_tree("-r", "-l", "-z", commit).split("\0")
+    entries = ((about.split(), name) for about, _, name in (line.partition("\t") for line in listed if line))
+    return {name: int(about[3]) for about, name in entries if about[3].isdigit()}
 
 
 def packed(instance: Instance) -> Contents:

@@ -104,6 +104,11 @@ class Answering:
         """Dollars a token of a model by its name in the run; None if nobody knows."""
         return self._live[name].price_of(_Name.read(name).model) if name in self._live else None
 
+    def share(self, among: int) -> None:
+        """See `LiteLLM.share`."""
+        for server in self._servers.values():
+            server.share(among)
+
     async def ask(self, call: Call) -> Reply:
         if recorded := self.recorded.get(call.request.model):
             return await recorded.ask(call)

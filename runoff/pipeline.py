@@ -89,7 +89,7 @@ async def solve(
     Raises EnvironmentFailed, and what concerns the whole run (see `trajectory`); all else is in the outcome.
     """
     tell("environment")
-    environment = await environments.build(world, instance, tell)
+    environment = await environments.build(world, instance, tell, next(iter(models["editor"].splitlines()), ""))
     tree = await read_tree(world, environment)
 
     environment, lines = await _prepared(world, tree, environment, index)
@@ -131,7 +131,8 @@ async def elect_among(
     decides. Without (`models` empty) selection goes by what the repository and the pool offer.
     """
     tell("environment")
-    environment = await environments.build(world, instance, tell)
+    editors = models.get("editor", "").splitlines()
+    environment = await environments.build(world, instance, tell, editors[0] if editors else "")
     tree = await read_tree(world, environment)
     environment, lines = await _prepared(world, tree, environment, index)
     context, shared, written = None, None, list[Ended[GeneratedTest]]()

@@ -6,7 +6,8 @@ import json
 import random
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,12 @@ class Stored:
             of = path / "log" / f"{name}.jsonl"
             if of.is_file():
                 self.read.append(of)
-                self._take(name, of, told)
+                self.take(name, _heard(name, log.read(of, partial(_count, self.damaged, name)), told))
 
-    def _take(self, name: str, file: Path, told: Callable[[str, log.Record], None]) -> None:
-        """From the log's records in order: whoever comes later stands in the place of what was before."""
+    def take(self, name: str, records: Iterable[log.Record]) -> None:
+        """An instance from its log's records in order: whoever comes later stands in the place of what was before."""
         evidence, ends = None, dict[str, Any]()
-        for record in log.read(file, lambda part: self.damaged.update([name])):
-            told(name, record)
+        for record in records:
             of = record.get("t", "")
             if record["kind"] in ("ask", "refused") and "result" in record:
                 self.calls.append(log.ledger_line(record))
@@ -97,6 +97,16 @@ class Stored:
             rounds = list(takewhile(bool, map(self._runoffs[name].get, names)))  # type: ignore[arg-type]
         selection = decided(ranked, rounds)
         return concluded(selection, evidence, recipe, rounds) if sure or recipe.calibration else selection
+
+
+def _count(damaged: Counter[str], name: str, part: bytes) -> None:
+    damaged[name] += 1
+
+
+def _heard(name: str, records: Iterable[log.Record], told: Callable[[str, log.Record], None]) -> Iterator[log.Record]:
+    for record in records:
+        told(name, record)
+        yield record
 
 
 def asked_for(path: Path) -> dict[str, Any]:

@@ -43,6 +43,9 @@ class Told(TypedDict, total=False):
     executor: str
     address: str | None
     shared: bool
+    comments: str | None
+    unless_claimed: bool
+    """Of `solve` alone, for an issue on GitHub."""
     entrants: Mapping[str, Entrants] | None
     """Of `elect` alone, and no option: instance → the candidates to choose among."""
 

@@ -2,7 +2,7 @@
 
 <out>/run.toml                  what was asked for, resolved, with versions
 <out>/log/<instance>.jsonl      the event log: the one thing that matters
-<out>/views/<instance>/         selection.json, patch.diff; made from the log
+<out>/views/<instance>/         selection.json, instance.json, patch.diff; made from the log
 <out>/preds.jsonl  report.html  (and patch.diff, selection.json where the run has one instance)
 """
 
@@ -57,6 +57,8 @@ class Result(Value):
     outcome: Outcome | None = None
     possibly_billed: int = 0
     damaged: int = 0
+    setup: dict[str, Any] | None = None
+    """How its repository was installed and what its own tests came to, where that was detected: `setups.Settled` as JSON."""
 
 
 class Ledger(Value):
@@ -298,7 +300,11 @@ async def attempt(
     else:
         result = Result(instance=instance.id, status=_status(outcome), why=outcome.selection.reason, outcome=outcome)
     log = world.log
-    return result.model_copy(update={"possibly_billed": log.possibly_billed.total(), "damaged": len(log.damaged)})
+    found = log.effects.get("setup", {})
+    setup = (found.get("repaired") or found.get("settled") or {}).get("result")
+    return result.model_copy(
+        update={"possibly_billed": log.possibly_billed.total(), "damaged": len(log.damaged), "setup": setup}
+    )
 
 
 def totalled(
@@ -342,8 +348,13 @@ def write_views(directory: RunDirectory, results: Sequence[Result], report: str)
             }
             selection["looks"] = [look.model_dump(mode="json") for look in outcome.looks]
             selection["samples"] = [_sample(sample.model_dump(mode="json")) for sample in outcome.samples]
+        if result.setup:
+            selection["setup"] = result.setup
         text = json.dumps(secrets.redacted(selection), indent=1, sort_keys=True).encode() + b"\n"
         places = [directory.view(result.instance, "")] + ([directory.path] if len(results) == 1 else [])
+        if outcome:
+            about = json.dumps(secrets.redacted(outcome.instance.model_dump(mode="json")), indent=1)
+            write_whole(directory.view(result.instance, "instance.json"), about.encode() + b"\n")
         for place in places:
             write_whole(place / "selection.json", text)
             if patch:

@@ -19,7 +19,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -215,6 +215,30 @@ class Bubblewrap(ByExecution):
 
     def alone(self, name: str) -> AbstractAsyncContextManager[None]:
         return locked(self._root / "locks", name)
+
+    def lacks(self, state: State) -> tuple[str, ...]:
+        """See `Ships`."""
+        with shared.locked(str(self._root)):
+            return tuple(name for name in state.layers if not shared.touch(str(self._root), [name], self._session))
+
+    async def ship(self, layer: str) -> AsyncIterator[bytes]:
+        """See `Ships`."""
+        stream = (await self._ask("ship send", layer=layer)).said["stream"]
+        try:
+            while part := (await self._ask("ship part", stream=stream)).stdout:
+                yield part
+        finally:
+            await self._ask("ship close", stream=stream)
+
+    async def take(self, layer: str, below: Sequence[str], parts: AsyncIterator[bytes]) -> None:
+        """See `Ships`."""
+        stream = (await self._ask("ship take", layer=layer, below=list(below))).said["stream"]
+        try:
+            async for part in parts:
+                await self._ask("ship add", part, stream=stream)
+            await self._ask("ship add", stream=stream)
+        finally:
+            await self._ask("ship close", stream=stream)
 
     def _holds(self, state: State) -> bool:
         """Whether its layers are there; from then on they stay."""

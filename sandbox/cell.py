@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runoff.sandbox import enclosure, imagelayers, layers, layerstore, mounts, skeleton
+    from runoff.sandbox import enclosure, imagelayers, layers, layerstore, mounts, shipping, skeleton
 else:  # -I leaves the directory of this file off the path
     sys.path.append(str(Path(__file__).parent))
     import enclosure
@@ -33,6 +33,7 @@ else:  # -I leaves the directory of this file off the path
     import layers
     import layerstore
     import mounts
+    import shipping
     import skeleton
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -54,6 +55,7 @@ class Cell:
         self._owner = config["uid"] if config["root"] else os.getuid()
         self._uid = config["uid"]
         self._images = imagelayers.ImageLayers(self._store, self._enclosure, prefix, self._owner, self._uid)
+        self._shipping = shipping.Shipping(self._store)
         self._look_at_mount_points = "mount-points" not in config["without"]
 
     def serve(self) -> None:
@@ -86,6 +88,8 @@ class Cell:
                 reply = {"layers": [self._base(request["binds"])], "session": self._store.session}
             elif request["do"].startswith("image"):
                 reply = self._image(request, stop)
+            elif request["do"].startswith("ship"):
+                reply, out = self._ship(request, body)
             else:
                 reply, out, err = self._execute(request, body, stop)
         except OSError as error:
@@ -141,6 +145,20 @@ class Cell:
             return {"layers": [self._images.base(request["diff_ids"], request["env"])]}
         layerstore.remove(room)
         return {}
+
+    def _ship(self, request: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        """The steps of a layer's way from one store to another: send, part…, close; take, add…, close."""
+        if request["do"] == "ship send":
+            return {"stream": self._shipping.send(request["layer"])}, b""
+        if request["do"] == "ship part":
+            return {}, self._shipping.part(request["stream"])
+        if request["do"] == "ship take":
+            return {"stream": self._shipping.take(request["layer"], request["below"])}, b""
+        if request["do"] == "ship add":
+            self._shipping.add(request["stream"], body)
+        else:
+            self._shipping.close(request["stream"])
+        return {}, b""
 
     def _execute(
         self, request: dict[str, Any], body: bytes, stop: enclosure.Stop

@@ -152,6 +152,12 @@ class LayerStore:
                 _moved(slot, name)
         remove(f"{slot}.damaged")
 
+    def adopt(self, slot: str, name: str, below: tuple[str, ...]) -> None:
+        """Publish what another store has under this name. Raises ValueError if the name says another content."""
+        if not name.startswith("x") and self._overlay.content(f"{slot}/u", below) != name:
+            raise ValueError(f"layer {name} is not what its name says")
+        self.publish(slot, name, below)
+
     def close(self) -> None:
         """Leave nothing, if nothing is being made; otherwise the collector tidies up."""
         self._rubbish.join()

@@ -8,10 +8,10 @@ started is dead when `execute` returns. Whoever wants to know what is *not* prom
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
@@ -293,4 +293,22 @@ class Sandbox(Protocol):
 
     def alone(self, name: str) -> AbstractAsyncContextManager[None]:
         """Held by one at a time, of all tasks and processes that use these states; let go of when its holder dies."""
+        ...
+
+
+@runtime_checkable
+class Ships(Protocol):
+    """What a sandbox can do whose layers can be had by another of the same kind, on another machine."""
+
+    def lacks(self, state: State) -> tuple[str, ...]:
+        """Which of a state's layers are not here; the others are in use from then on."""
+        ...
+
+    def ship(self, layer: str) -> AsyncIterator[bytes]:
+        """A layer as a stream, with a digest of it at the end. Raises SandboxLost if it is not here."""
+        ...
+
+    async def take(self, layer: str, below: Sequence[str], parts: AsyncIterator[bytes]) -> None:
+        """Take a layer, which lies on those below, here already. It is here when this returns, and not if this raises:
+        SandboxLost or Refused if it is not what was sent, StoreFull, and what `parts` raises."""
         ...

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -53,23 +54,57 @@ class Chromium:
 
     _session: str | None = None
 
-    def open(self, file: Path, *, width: int, scheme: Literal["light", "dark"]) -> None:
-        """Show a page of the disk in a window of this width, to a reader who prefers this."""
+    def open(
+        self, file: Path | str, *, width: int = 1280, scheme: Literal["light", "dark"] = "light", height: int = 900
+    ) -> None:
+        """Show a page of the disk, or of an address, in a window of this width, to a reader who prefers this."""
         self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self._call("Emulation.setDeviceMetricsOverride", **size)
-        self._call("Page.navigate", url=file.resolve().as_uri())
+        self._seen.clear()
+        self._call("Page.navigate", url=file if isinstance(file, str) else file.resolve().as_uri())
         self._wait_for("Page.loadEventFired")
 
     def run(self, script: str) -> Any:
-        """What an expression of JavaScript gives on the page, as JSON; a page's own policy does not hold for it."""
-        said = self._call("Runtime.evaluate", expression=script, returnByValue=True)
+        """What an expression of JavaScript gives on the page, as JSON, or what it promises; a page's own policy does not hold
+        for it."""
+        said = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in said, said["exceptionDetails"]
         return said["result"].get("value")
 
-    def screenshot(self) -> bytes:
-        """All of the page, as PNG."""
-        return base64.b64decode(self._call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
+    def until(self, script: str, seconds: float = 10) -> Any:
+        """What an expression gives as soon as that counts as true. Fails if it does not in time."""
+        end = time.monotonic() + seconds
+        while not (said := self.run(script)):
+            assert time.monotonic() < end, (
+                f"not within {seconds:g} s: {script}; {self.run('document.body.innerText')[:2000]}"
+            )
+            time.sleep(0.03)
+        return said
+
+    def press(self, *keys: str) -> None:
+        """Keys as a keyboard sends them: letters, or names as `Enter`, `ArrowRight`."""
+        for key in keys:
+            text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+            code = {"Enter": 13, "Escape": 27, "Tab": 9}.get(key, 0)
+            common = {"key": key, "windowsVirtualKeyCode": code}
+            self._call("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
+            self._call("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    def click(self, selector: str) -> None:
+        """With a mouse, in the middle of the first element of a selector, wherever it is scrolled to."""
+        find = f"document.querySelector({json.dumps(selector)})"
+        box = self.run(
+            f"(() => {{ const e = {find}; e.scrollIntoView({{block: 'center', inline: 'center'}});"
+            " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
+        at = {"x": box[0], "y": box[1], "button": "left", "clickCount": 1}
+        self._call("Input.dispatchMouseEvent", type="mousePressed", **at)
+        self._call("Input.dispatchMouseEvent", type="mouseReleased", **at)
+
+    def screenshot(self, *, whole: bool = True) -> bytes:
+        """All of the page, or what of it is in the window, as PNG."""
+        return base64.b64decode(self._call("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
 
     def close(self) -> None:
         self._to.close()

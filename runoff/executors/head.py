@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,14 +20,21 @@ from runoff.executors.protocol import (
     Did,
     Finished,
     Fleet,
+    Found,
+    Has,
     Job,
     Lease,
+    Left,
     Lost,
     Means,
+    More,
+    Part,
     Said,
+    Seeks,
     Told,
     Wrote,
 )
+from runoff.executors.shelf import Shelf
 from runoff.instance import Instance, packed
 from runoff.pipeline import Models
 from runoff.recipe import Recipe
@@ -52,6 +59,8 @@ class _Place:
         """Instance → epoch."""
         self.written: list[int] = []
         """Numbers of lines that it has not been told of yet."""
+        self.worked = False
+        """Whether anything has come of it."""
 
 
 class Spread(Run):
@@ -112,6 +121,7 @@ class Spread(Run):
         """Instance → the address of the node that has its states: it is leased there again as long as that is alive."""
         self._sources: dict[str, Awaitable[Contents]] = {}
         self._sending = set[asyncio.Task[None]]()
+        self._shelf = Shelf(self._shelved)
         self._among = 1
 
     def stop(self) -> None:
@@ -142,10 +152,11 @@ class Spread(Run):
             nodes = await self._fleet.nodes()
             wanted = sorted(nodes.keys() - self._attending.keys() - self._unfit.keys())
             room = None if self._most is None else max(0, self._most - len(self._attending))
-            among, self._among = (
-                self._among,
-                max(1, min(len(nodes.keys() - self._unfit.keys()), self._most or len(nodes))),
-            )
+            fit = len(nodes.keys() - self._unfit.keys())
+            among, self._among = self._among, max(1, min(fit, self._most or len(nodes)))
+            if self._among != among:
+                for place in self._at.values():  # before another begins, so that all keep to the rates together
+                    self._order(place)
             if self._among < among:
                 self._lease()
             for node in wanted[:room]:
@@ -160,8 +171,7 @@ class Spread(Run):
         """Workers on a node, one after another, as long as there is one to be had."""
         failures = 0
         try:
-            while failures < LOSSES and node in await self._fleet.nodes():
-                began = asyncio.get_running_loop().time()
+            while failures < self._most_losses + LOSSES and node in await self._fleet.nodes():
                 place = None
                 try:
                     place = await self._begin(node, name)
@@ -173,8 +183,7 @@ class Spread(Run):
                 finally:
                     if place and not self._over.done():
                         self._lose(place)
-                lived = asyncio.get_running_loop().time() - began
-                failures = 0 if lived > 60 else failures + 1
+                failures = 0 if place and place.worked else failures + 1
                 await asyncio.sleep(min(0.5 * failures, 5))
             if node in await self._fleet.nodes():
                 self._unfit[node] = SandboxUnavailable(f"{name} lost {failures} workers in a row", "look at its logs")
@@ -215,6 +224,18 @@ class Spread(Run):
     def _take(self, place: _Place, said: Said) -> None:
         if isinstance(said, Broke):
             raise _raised(said)
+        if isinstance(said, Has):
+            self._shelf.has(place, said.name, said.state)
+        elif isinstance(said, Seeks):
+            self._shelf.seek(place, said)
+        elif isinstance(said, Left):
+            self._shelf.left(place, said)
+        elif isinstance(said, More):
+            self._beside(self._shelf.more(place, said))
+        else:
+            self._take_leased(place, said)
+
+    def _take_leased(self, place: _Place, said: Wrote | Did | Finished) -> None:
         if place.leased.get(said.instance) != said.epoch or self._epochs[said.instance] != said.epoch:
             self._order(place, over=((said.instance, said.epoch),))
             return
@@ -230,7 +251,7 @@ class Spread(Run):
 
     def _write(self, place: _Place, said: Wrote) -> None:
         """Lines into their log, and what they cost into the budget; the worker is told when they are there."""
-        world = self.worlds[said.instance]
+        world, place.worked = self.worlds[said.instance], True
         before = len(world.log.ledger)
         try:
             written = world.log.receive(said.lines, sync=said.sync)
@@ -256,7 +277,7 @@ class Spread(Run):
         self._order(place, written=written)
 
     def _order(self, place: _Place, **told: Any) -> None:
-        place.worker.tell(Told(self.budget.spent(), **told))
+        place.worker.tell(Told(self.budget.spent(), self._among, **told))
 
     def _stage(self, instance: str, stage: str) -> None:
         if stage:
@@ -285,12 +306,18 @@ class Spread(Run):
             self._home[instance.id] = place.address
             self._epochs[instance.id] += 1
             place.leased[instance.id] = self._epochs[instance.id]
-            sending = asyncio.create_task(self._send(place, instance, self._epochs[instance.id]))
-            self._sending.add(sending)
-            sending.add_done_callback(self._sending.discard)
-            sending.add_done_callback(self._failed)
+            self._beside(self._send(place, instance, self._epochs[instance.id]))
         if self._home != known:
             write_whole(self._homes, json.dumps(self._home, indent=0, sort_keys=True).encode())
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+        task.add_done_callback(self._failed)
+
+    def _shelved(self, place: Any, said: Found | Part) -> None:
+        self._order(place, **({"found": (said,)} if isinstance(said, Found) else {"parts": (said,)}))
 
     def _share(self) -> int:
         """How many instances a worker may have: where there are few, the first to begin must not take what the others then lack."""
@@ -316,6 +343,7 @@ class Spread(Run):
     def _lose(self, place: _Place) -> None:
         """What a worker had waits again, first in line."""
         self._at.pop(place.node, None)
+        self._shelf.lose(place)
         place.worker.kill()
         leased, place.leased = place.leased, {}
         for name in reversed(leased):

@@ -31,12 +31,12 @@ class Given(NamedTuple):
     limit: int | None
     index_hosts: tuple[str, ...]
 
-    def model(self, budget: Budget, stop: asyncio.Event, among: int = 1) -> Answering:
+    def model(self, budget: Budget, stop: asyncio.Event) -> Answering:
         return Answering(
             self.models,
             api_base=self.api_base,
             prices=self.prices,
-            rates={provider: divided(rate, among) for provider, rate in self.rates.items()},
+            rates=self.rates,
             stall=self.stall,
             native_tools=self.native_tools,
             several=self.several,
@@ -46,11 +46,9 @@ class Given(NamedTuple):
         )
 
     @asynccontextmanager
-    async def open(
-        self, budget: Budget, stop: asyncio.Event, among: int = 1
-    ) -> AsyncIterator[tuple[Answering, Sandbox]]:
+    async def open(self, budget: Budget, stop: asyncio.Event) -> AsyncIterator[tuple[Answering, Sandbox]]:
         """Raises ModelMisconfigured before anything else, SandboxUnavailable."""
-        model = self.model(budget, stop, among)
+        model = self.model(budget, stop)
         model.check()
         how: How = {"limit": self.limit, "index_hosts": self.index_hosts}
         async with open_backend(self.sandbox, self.states, **how) as sandbox:
@@ -63,12 +61,3 @@ class Given(NamedTuple):
         """How many workers can have a share of what may be asked; None: any number."""
         parts = [part for rate in self.rates.values() for part in (rate.at_once, rate.requests) if part is not None]
         return min(parts, default=None)
-
-
-def divided(rate: Rate, among: int) -> Rate:
-    """One share of a rate, of equal ones."""
-    return Rate(
-        at_once=max(1, rate.at_once // among),
-        requests=rate.requests and max(1, rate.requests // among),
-        tokens=rate.tokens and max(1, rate.tokens // among),
-    )

@@ -13,7 +13,7 @@ between. Nothing a worker does counts before the head has said that it is writte
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -25,7 +25,7 @@ from runoff.pipeline import Models
 from runoff.recipe import Recipe
 from runoff.run import Result
 from runoff.sandbox.environments.builder import Contents
-from runoff.sandbox.protocol import Sandbox
+from runoff.sandbox.protocol import Sandbox, State
 
 
 class Lost(Exception):
@@ -33,18 +33,22 @@ class Lost(Exception):
 
 
 class Answerer(Protocol):
-    """A `Model` that knows prices."""
+    """A `Model` that knows prices, and keeps to its part of a rate."""
 
     async def ask(self, call: Call) -> Reply: ...
 
     def price_of(self, name: str) -> Prices | None: ...
 
+    def share(self, among: int) -> None:
+        """From now on it is one of so many that together may ask what one might."""
+        ...
+
 
 class Means(Protocol):
     """What solves, on whatever machine: opened where it is used."""
 
-    def open(self, budget: Budget, stop: Any, among: int = 1) -> AbstractAsyncContextManager[tuple[Answerer, Sandbox]]:
-        """`stop` is an asyncio.Event. `among` so many workers what may be asked a minute is divided."""
+    def open(self, budget: Budget, stop: Any) -> AbstractAsyncContextManager[tuple[Answerer, Sandbox]]:
+        """`stop` is an asyncio.Event."""
         ...
 
 
@@ -58,7 +62,6 @@ class Job(NamedTuple):
     """Of the run's budget, see `Budget.caps`."""
     spent: Spent
     among: int
-    """How many workers there are."""
     restart_drifted: bool
     prepared: Path | None
     """The index of what is known of repositories; None: nothing is known."""
@@ -75,15 +78,34 @@ class Lease(NamedTuple):
     """Its repository; None where that is at the same path on every node, or in an image."""
 
 
+class Found(NamedTuple):
+    """What was sought: names and their states, which another node has; nothing where the one that sought is to make them."""
+
+    name: str
+    states: tuple[tuple[str, State], ...]
+
+
+class Part(NamedTuple):
+    """Of a layer on its way: the next of it, None when that was all, or when it has `broken` off."""
+
+    layer: str
+    data: Awaitable[bytes] | None
+    broken: bool = False
+
+
 class Told(NamedTuple):
     """By the head to a worker."""
 
     spent: Spent
+    among: int
+    """How many workers there are: it may ask what is its part of the rates, until it is told another."""
     written: tuple[int, ...] = ()
     """Numbers of lines that are written, and durable where that was asked for."""
     leases: tuple[Lease, ...] = ()
     over: tuple[tuple[str, int], ...] = ()
     """Leases, by instance and epoch, that are this worker's no more."""
+    found: tuple[Found, ...] = ()
+    parts: tuple[Part, ...] = ()
     stop: bool = False
     """Begin nothing new."""
 
@@ -124,7 +146,32 @@ class Broke(NamedTuple):
     exit_code: int = 5
 
 
-Said = Wrote | Did | Finished | Broke
+class Has(NamedTuple):
+    """A name, and its state whose layers are on this node."""
+
+    name: str
+    state: State
+
+
+class Seeks(NamedTuple):
+    """It is about to make `wanted`, alone in the cluster with `name` until it says that it `Left`: or has another them?"""
+
+    name: str
+    wanted: tuple[str, ...]
+
+
+class Left(NamedTuple):
+    name: str
+
+
+class More(NamedTuple):
+    """The next part of a layer that was found; or the `first`."""
+
+    layer: str
+    first: bool
+
+
+Said = Wrote | Did | Finished | Broke | Has | Seeks | Left | More
 
 
 class Hello(NamedTuple):
@@ -143,6 +190,10 @@ class Away(Protocol):
 
     def tell(self, told: Told) -> None:
         """Sent, and not waited for; in order."""
+        ...
+
+    def ship(self, layer: str) -> AsyncIterator[Awaitable[bytes]]:
+        """A layer that it has, in parts, which whoever is told of them gets from there."""
         ...
 
     async def end(self) -> None:

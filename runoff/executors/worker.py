@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import cast
 
 from runoff import __version__
 from runoff.agent.budget import Budget
@@ -18,9 +19,10 @@ from runoff.agent.protocol import Call, ModelMisconfigured, Reply
 from runoff.agent.starts import Starts
 from runoff.agent.step import World
 from runoff.executors.protocol import Answerer, Broke, Did, Finished, Hello, Job, Lease, Said, Told, Wrote
+from runoff.executors.sharing import Sharing
 from runoff.instance import Instance, unpacked
 from runoff.run import attempt, world_of
-from runoff.sandbox.protocol import Sandbox, SandboxUnavailable, StoreFull
+from runoff.sandbox.protocol import Sandbox, SandboxUnavailable, Ships, StoreFull
 
 BEAT = 2.0
 """Seconds after which a worker that has nothing to say says so."""
@@ -50,8 +52,11 @@ class Worker:
         """Before anything else. Whoever cannot work says why."""
         self._stirred, self._stop, self._open = asyncio.Event(), asyncio.Event(), AsyncExitStack()
         try:
-            means = self._job.means.open(self._budget, self._stop, self._job.among)
-            self._model, self._sandbox = await self._open.enter_async_context(means)
+            means = self._job.means.open(self._budget, self._stop)
+            self._model, sandbox = await self._open.enter_async_context(means)
+            self._model.share(self._job.among)
+            self._sharing = Sharing(sandbox, sandbox, self.say) if isinstance(sandbox, Ships) else None
+            self._sandbox = cast(Sandbox, self._sharing) if self._sharing else sandbox
         except (ModelMisconfigured, SandboxUnavailable, StoreFull) as error:
             return Hello(__version__, _broke(error))
         return Hello(__version__, None)
@@ -77,6 +82,9 @@ class Worker:
 
     def _hark(self, told: Told) -> None:
         self._budget.learn(told.spent)
+        if told.among != self._starts.among:
+            self._starts.among = told.among
+            self._model.share(told.among)
         for number in told.written:
             if (written := self._unwritten.pop(number, None)) and not written.done():
                 written.set_result(None)
@@ -85,6 +93,11 @@ class Worker:
                 task, kept = self._leases.pop(key)
                 kept.end()
                 task.cancel()
+        if self._sharing:  # nobody else asks
+            for found in told.found:
+                self._sharing.hear(found)
+            for part in told.parts:
+                self._sharing.hear(part)
         if told.stop:
             self._stop.set()
             for world in self._worlds.values():
@@ -93,6 +106,12 @@ class Worker:
             kept = Leased(lease, self._send)
             key = (lease.instance.id, lease.epoch)
             self._leases[key] = asyncio.create_task(self._work(lease, kept)), kept
+
+    async def ship(self, layer: str) -> AsyncIterator[bytes]:
+        """See `Ships`."""
+        assert self._sharing
+        async for part in self._sharing.ship(layer):
+            yield part
 
     async def end(self) -> None:
         """Stop at once, and put away what is open."""

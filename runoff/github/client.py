@@ -135,12 +135,12 @@ class GitHub:
         """
         return self._asked("GET", path, parameters, None, needs)[1]
 
-    def send(self, verb: str, path: str, body: Mapping[str, Any], *, needs: str = "") -> Any:
+    def send(self, verb: str, path: str, body: Mapping[str, Any] = {}, *, needs: str = "") -> Any:
         """POST, PATCH, PUT or DELETE. A request without an answer may have been carried out: it is not made again.
 
         Raises GitHubFailed.
         """
-        return self._asked(verb, path, {}, dict(body), needs)[1]
+        return self._asked(verb, path, {}, dict(body) or None, needs)[1]
 
     def pages(
         self, path: str, parameters: Mapping[str, Any] = {}, *, limit: int | None = None, needs: str = ""

@@ -47,7 +47,7 @@ def ls_command(folder: Path, as_json: bool) -> int:
     """Raises BadRun, in one line."""
     if not folder.is_dir():
         raise BadRun(f"{folder}: no such directory; name the one that holds your runs")
-    found = sorted((_listed(path) for path in _runs(folder)), key=lambda one: (-(one.changed or 0.0), one.path))
+    found = sorted((listed(path) for path in runs_below(folder)), key=lambda one: (-(one.changed or 0.0), one.path))
     if as_json:
         click.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=1))
         return 0
@@ -126,7 +126,7 @@ def _row(one: Read) -> tuple[str, ...]:
     )
 
 
-def _runs(folder: Path) -> Iterator[Path]:
+def runs_below(folder: Path) -> Iterator[Path]:
     """Directories with a run.toml, not looking into these: a run holds no runs."""
     for at, folders, files in os.walk(folder):
         if "run.toml" in files:
@@ -135,7 +135,8 @@ def _runs(folder: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
 
 
-def _listed(path: Path) -> Listed:
+def listed(path: Path, *, thorough: bool = True) -> Listed:
+    """A run in a line. `thorough`: its logs are read for damage."""
     logs = sorted((path / "log").glob("*.jsonl"))
     times = [file.stat().st_mtime for file in (path / "run.toml", *logs)]
     try:
@@ -157,7 +158,7 @@ def _listed(path: Path) -> Listed:
     what = ""
     if pid := holder(path):
         state, what = "running", f"process {pid}"
-    elif pieces := sum(map(damage, logs)):
+    elif thorough and (pieces := sum(map(damage, logs))):
         state, what = "damaged", f"{count(pieces, 'piece')} of logs"
     return Listed(
         path=str(path),

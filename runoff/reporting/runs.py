@@ -233,7 +233,8 @@ class Instances:
         grades, self.torn = ({}, 0) if labels is not None else read_grades(path)
         self.right = Right(labels, grades)
         self.read = {
-            name: _read(path, name, account, self.stored, self.right, self.said) for name, account in accounts.items()
+            name: read_instance(path, name, account, self.stored, self.right, self.said)
+            for name, account in accounts.items()
         }
 
 
@@ -285,10 +286,11 @@ def read_run(path: Path, letter: str, labels: Labels | None) -> Report:
     )
 
 
-def _read(
+def read_instance(
     path: Path, name: str, account: Account, stored: Stored, right: Right, said: Mapping[str, Mapping[str, Any]]
 ) -> Read:
-    view, units, stages = _view(path / "views" / name / "selection.json"), account.units(), account.stages()
+    """An instance, by what `account` and `stored` took of its log."""
+    view, units, stages = read_view(path, name), account.units(), account.stages()
     if evidence := stored.evidence.get(name):
         selection = stored.decide(name, evidence, stored.recipe, sure=False)
         # With somebody to hold a run-off, what the ranking says of several finalists is no end.
@@ -312,7 +314,7 @@ def _read(
 _NOTHING = Selection(chosen=None, reason="")
 
 
-class _View(NamedTuple):
+class View(NamedTuple):
     """What a run wrote of an instance's end: for what its log does not say."""
 
     status: str = ""
@@ -320,14 +322,15 @@ class _View(NamedTuple):
     selection: Selection = _NOTHING
 
 
-def _view(file: Path) -> _View:
-    """Empty where there is none that can be read: it can be made again, and all that counts is in the log."""
+def read_view(path: Path, name: str) -> View:
+    """Of an instance of the run at `path`. Empty where there is none that can be read: it can be made again, and all that
+    counts is in the log."""
     try:
-        said = json.loads(file.read_bytes())
+        said = json.loads((path / "views" / name / "selection.json").read_bytes())
         selection = Selection.model_validate(said["selection"]) if said.get("selection") else _NOTHING
-        return _View(str(said["status"]), str(said["why"]), selection)
+        return View(str(said["status"]), str(said["why"]), selection)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return _View()
+        return View()
 
 
 def _trajectories(units: Sequence[Unit]) -> list[str]:
@@ -367,7 +370,7 @@ def _labelled(
 
 def _case(
     name: str,
-    view: _View,
+    view: View,
     selection: Selection,
     known: _Known,
     right: Right,

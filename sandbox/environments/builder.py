@@ -2,7 +2,7 @@
 
 Every layer is found by what decides it, so it is built once and shared by all that agree: two commits with equal setup
 files have their dependencies in common, and equal sources everything. The only executions with a network are here, before
-any model has written anything; they reach the package indexes and know no secrets.
+any model works on an issue; they reach the package indexes and know no secrets.
 """
 
 from __future__ import annotations
@@ -334,6 +334,14 @@ async def _bring_in(sandbox: Sandbox, state: State, source: Contents, *, npm: bo
         "rm -f .git/COMMIT_EDITMSG"
     )
     return await setup(sandbox, state, first, "making a repository of the source tree", network=False)
+
+
+def made_alone(name: str) -> tuple[str, ...]:
+    """The names under which whoever is `alone` with a name keeps what it makes; none if that is of no use to another machine."""
+    kind, _, key = name.partition(" ")
+    if not re.fullmatch("[0-9a-f]{32}", key):
+        return ()
+    return {"environment": (f"pristine {key}", name), "dependencies": (name,)}.get(kind, ())
 
 
 def _kept(sandbox: Sandbox, key: str) -> Layers | None:

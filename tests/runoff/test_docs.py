@@ -26,6 +26,7 @@ QUICK = ("docs/how-to/sandboxes.md", "docs/how-to/states.md")
 RUNS = {
     "README.md": ("a", "b"),
     "docs/how-to/bench.md": ("bench-verified",),
+    "docs/how-to/view.md": ("verified",),
     "docs/how-to/report.md": ("verified", "codemonkeys", "r2e-hybrid", "elect-verified"),
 }
 """Page → the runs that it speaks of, and does not make."""

@@ -16,8 +16,8 @@ from runoff.agent.budget import Budget, Prices
 from runoff.agent.log import Log, LogBroken, read
 from runoff.agent.pace import Rate
 from runoff.agent.protocol import Call, ModelMisconfigured, Reply, Usage
+from runoff.executors import head
 from runoff.executors.head import Spread
-from runoff.executors.means import divided
 from runoff.executors.protocol import Away, Broke, Finished, Hello, Job, Lease, Lost, Said, Told, Wrote
 from runoff.executors.worker import Leased
 from runoff.instance import Instance, local_instance, open_source, packed, unpacked
@@ -29,6 +29,9 @@ from runoff.sandbox.environments.builder import Contents
 
 class Nobody:
     async def ask(self, call: Call) -> Reply:
+        raise AssertionError
+
+    def share(self, among: int) -> None:
         raise AssertionError
 
     def price_of(self, name: str) -> Prices | None:
@@ -72,12 +75,14 @@ class Stage:
         self.workers: list[Acted] = []
         self.alive = {"n": "10.0.0.1"}
         self.started: list[str] = []
+        self.jobs: list[Job] = []
 
     async def nodes(self) -> dict[str, str]:
         return dict(self.alive)
 
     async def start(self, node: str, job: Job) -> tuple[Away, Hello]:
         self.started.append(node)
+        self.jobs.append(job)
         self.workers.append(Acted(self._scenes.pop(0) if self._scenes else None))
         return self.workers[-1], self._hello
 
@@ -179,12 +184,17 @@ def test_an_instance_that_takes_its_workers_along_fails_alone(tmp_path: Path) ->
     assert "lost 3 times" in result.why
 
 
-def test_an_instance_that_takes_its_workers_along_takes_no_other_to_the_end(tmp_path: Path) -> None:
+def test_an_instance_that_takes_its_workers_along_takes_no_other_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor the node: one that lost several in a row, with which nothing came about, is left out."""
+    monkeypatch.setattr(head, "LOSSES", 1)
+
     def scene(lease: Lease) -> list[Said] | str:
         return "lost" if lease.instance.id == "poison" else [ended(lease)]
 
     instances = [ONE.model_copy(update={"id": name}) for name in ("poison", "a", "b", "c")]
-    results, _ = spread(tmp_path / "out", Stage(*[scene] * 9), instances=instances, at_once=4, losses=4)
+    results, _ = spread(tmp_path / "out", Stage(*[scene] * 9), instances=instances, at_once=4, losses=3)
     assert [result.status for result in results] == ["failed", "none", "none", "none"]
 
 
@@ -224,9 +234,9 @@ def test_what_was_spent_comes_with_each_acknowledgement(tmp_path: Path) -> None:
     assert said.spent.calls == 1
 
 
-async def _waiting(out: Path, stage: Stage) -> None:
+async def _waiting(out: Path, stage: Stage, instances: list[Instance] = [ONE]) -> None:
     recipe = load_recipe("hybrid", [])
-    about = (RunDirectory(out), [ONE], recipe, roles(["m"]), None, stage, Budget(), Nobody())
+    about = (RunDirectory(out), instances, recipe, roles(["m"]), None, stage, Budget(), Nobody())
     run = Spread(*about, at_once=1)  # type: ignore[arg-type]
     try:
         await run.solve()
@@ -321,9 +331,25 @@ def json_like(contents: Contents) -> Contents:
 
 
 def test_shares_of_a_rate_are_no_more_than_all_of_it() -> None:
-    share = divided(Rate(at_once=10, requests=100, tokens=999), 4)
+    share = Rate(at_once=10, requests=100, tokens=999).share(4)
     assert share == Rate(at_once=2, requests=25, tokens=249)
-    assert divided(Rate(), 2) == Rate(at_once=16)
+    assert Rate().share(2) == Rate(at_once=16)
+
+
+def test_who_works_learns_when_the_rates_are_to_be_divided_again(tmp_path: Path) -> None:
+    """Otherwise the first worker would go on to use all of them when a second comes."""
+
+    def scene(lease: Lease) -> list[Said]:
+        stage.alive["o"] = "10.0.0.2"
+        return []
+
+    stage = Stage(scene, lambda lease: [ended(lease)], lambda lease: [])
+    instances = [ONE.model_copy(update={"id": name}) for name in ("a", "b")]
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(_waiting(tmp_path / "out", stage, instances), 4))
+    among = [told.among for told in stage.workers[0].told]
+    assert (among[0], among[-1]) == (1, 2)
+    assert stage.jobs[1].among == 2
 
 
 def test_what_a_worker_learns_of_a_budget_is_what_all_have_spent() -> None:
