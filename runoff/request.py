@@ -31,8 +31,6 @@ class Told(TypedDict, total=False):
     states_limit: int | None
     index: Path | None
     index_hosts: Sequence[str]
-    comments: str | None
-    unless_claimed: bool
     sandbox: str
     record: Path | None
     restart_drifted: bool
