@@ -214,7 +214,8 @@ def attempts(found: Detected, instance: Instance) -> list[tuple[str, Declared]]:
     """What is worth trying, in this order: the builder's own way, then all that the files say."""
     python = _python(found, instance)
     listed = list[tuple[str, Declared]]()
-    if found.plain or found.language is None:
+    compiled = found.language == "python" and found.build  # the plain way has not what builds it again
+    if (found.plain and not compiled) or found.language is None:
         listed.append(("as usual", Declared(python=python)))
     if found.setup:
         said = Declared(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 import subprocess
@@ -13,8 +14,8 @@ import pytest
 
 from runoff import environments
 from runoff.agent.doubles import Scripted
-from runoff.agent.environment import Environment
-from runoff.agent.step import World
+from runoff.agent.environment import Environment, patched
+from runoff.agent.step import Run, World
 from runoff.declared import BadDeclaration, Declared, parse, written
 from runoff.instance import BadTarget, Instance, local_instance
 from runoff.sandbox.environments import services
@@ -201,6 +202,37 @@ def test_a_declaration_that_is_written_is_read_as_it_was() -> None:
     said = Declared(python="3.11", setup="a 'b' \"c\"\n\\d\n", test="x", services=(postgres,), env={"A": 'b"c'})
     assert parse(written(said, {"test": "two\nlines"})) == said
     assert parse(written(Declared())) == Declared()
+
+
+@pytest.mark.full
+def test_a_change_of_compiled_code_is_built_again_without_network(workshop: Workshop, tmp_path: Path) -> None:
+    source = (
+        "#include <Python.h>\nstatic PyObject *two(PyObject *s, PyObject *a) { return PyLong_FromLong(2); }\n"
+        'static PyMethodDef m[] = {{"two", two, METH_NOARGS, ""}, {0}};\n'
+        'static struct PyModuleDef d = {PyModuleDef_HEAD_INIT, "fast", "", -1, m};\n'
+        "PyMODINIT_FUNC PyInit_fast(void) { return PyModule_Create(&d); }\n"
+    )
+    files = {
+        "pyproject.toml": '[build-system]\nrequires = ["setuptools>=64"]\nbuild-backend = "setuptools.build_meta"\n',
+        "setup.py": "from setuptools import Extension, setup\n"
+        "setup(name='fast', version='1', ext_modules=[Extension('fast', ['fast.c'])])\n",
+        "fast.c": source,
+        "tests/test_fast.py": "import fast\n\n\ndef test_two():\n    assert fast.two() == 2\n",
+    }
+    of = instance(tmp_path, files)
+    changed = source.replace("FromLong(2)", "FromLong(22)")
+    lines = difflib.unified_diff(source.splitlines(True), changed.splitlines(True), "a/fast.c", "b/fast.c")
+    patch = "".join(["diff --git a/fast.c b/fast.c\n", *lines])
+
+    async def scene(world: World) -> str:
+        environment = await environments.build(world, of)
+        state = await patched(world, environment, patch.encode())
+        done = await world.execute(
+            Run(state=state, argv=("python", "-c", "import fast; print(fast.two())"), env=environment.env)
+        )
+        return done.text.strip()
+
+    assert workshop.play(scene) == "22"
 
 
 @pytest.mark.full
