@@ -863,11 +863,12 @@ def action(part: str) -> None:
 
 @cli.command()
 @_STATES
-def doctor(states: Path | None) -> None:
+@click.option("--all", "everything", is_flag=True, help="How limits are held by every sandbox that runs here.")
+def doctor(**given: Any) -> None:
     """Say what is here, what is missing, and the one next command."""
     from runoff.doctor import doctor_command
 
-    sys.exit(doctor_command(states))
+    sys.exit(doctor_command(**given))
 
 
 @cli.command()

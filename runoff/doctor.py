@@ -25,21 +25,27 @@ _KEYS = (
 _ROOM = 2 << 30  # bytes that a few environments take
 
 
-def doctor_command(states: Path | None) -> int:
-    """Print the findings. Returns 0 if a run could start, 3 if something is missing."""
+def doctor_command(states: Path | None, everything: bool = False) -> int:
+    """Print the findings; how limits are held of the sandbox that would be taken, or of all. Returns 0 if a run could start,
+    3 if something is missing."""
     place = states or Path.home() / ".cache" / "runoff" / "states"
     line("python", True, sys.version.split()[0])
     findings = [*asyncio.run(bubblewrap.probe()), *asyncio.run(facts.probe())]
+    told = False
     for finding in findings:
         line(finding.what, finding.ok, finding.detail)
-        for row in finding.holds:
+        for row in finding.holds if everything or not told else ():
+            told = True
             click.echo(f"          {row.limit:<20} {row.how:<10} {row.detail}")
     sandboxes = [finding for finding in findings if finding.what.startswith(("bubblewrap-", "docker"))]
     usable = any(finding.ok for finding in sandboxes)
     free = shutil.disk_usage(_existing(place)).free
     line("room for states", free > _ROOM, f"{free / 2**30:.0f} GiB free at {place}")
     keys = [name for name in _KEYS if os.environ.get(name)]
-    line("model key", bool(keys), ", ".join(keys) or "none set (the demo and servers of your own need none)")
+    if keys:
+        line("model key", True, ", ".join(keys))
+    else:
+        click.echo(f"{'none':<8} {'model key':<22} the demo and servers of your own need none")
     if not usable:
         remedy = next((finding.remedy for finding in findings if not finding.ok and finding.remedy), "")
         click.echo(f"\nnext: {remedy}")

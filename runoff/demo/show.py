@@ -62,6 +62,7 @@ def demo(live: bool, only: Sequence[str], told: dict[str, Any]) -> int:
     _, results = run_to_end(instances, options_recipe(options), names, out, options, watch)
     seconds = time.monotonic() - began
     total, sandboxes = _cpu() - cpu_before, used["sandboxes"]
+    _say("the hidden checks, on every candidate, by a process of its own")
     right = [
         _tell(one, result, source, place, sandbox)
         for one, result, source in zip(wanted, results, instances, strict=True)

@@ -229,12 +229,13 @@ def bundle(modules: Mapping[str, str]) -> str:
 
 
 def bound(port: int | None) -> socket.socket:
-    """A socket on loopback: at this port, or else at the first of a few that is free. Raises BadRun."""
+    """A listening socket on loopback: at this port, or else at the first of a few that is free. Raises BadRun."""
     for number in [port] if port is not None else [*range(8765, 8775), 0]:
         made = socket.socket()
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind((HOST, number))
+            made.listen(128)  # whoever comes from now on waits, and is not sent away
             return made
         except OSError as error:
             made.close()

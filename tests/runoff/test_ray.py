@@ -262,7 +262,8 @@ def test_kills_leave_no_trace(
     dice = random.Random(seed)
     kinds = ["worker"] * 32 + ["node"] * 7 + ["head"] * 12 + ["ray"] if full else ["worker", "head"]
     dice.shuffle(kinds)
-    nodes = Nodes(2, QUICK)
+    print(f"seed {seed}")
+    nodes = Nodes(2, QUICK) if full else request.getfixturevalue("nodes")
     storm = Storm(folder, nodes, iter(kinds), dice)
     try:
         while not storm.over:
@@ -272,7 +273,8 @@ def test_kills_leave_no_trace(
                 file=sys.__stderr__ if full else None,
             )
     finally:
-        nodes.close()
+        if full:
+            nodes.close()
     with capsys.disabled() if full else nullcontext():
         print(
             f"\n{storm.kills.total()} kills {dict(storm.kills)}, {storm.flips} bytes of logs changed, in {storm.runs} batches of "

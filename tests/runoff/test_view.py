@@ -4,7 +4,9 @@ is let in; what is left on the disk.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import io
 import json
 import os
 import re
@@ -16,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -34,7 +37,6 @@ from runoff.viewer.server import assets
 from runoff.viewer.store import Store
 from runoff.visible import shown
 from tests.chromium import Chromium
-from tests.runoff.project import runoff
 from tests.runoff.stored import Made, copied, store
 from tests.runoff.viewed import HOSTILE, looked_at
 
@@ -89,6 +91,19 @@ def window(run: Path) -> Iterator[Window]:
     yield made
     made.process.terminate()
     made.process.wait(10)
+
+
+def typed(*words: object) -> tuple[int, str, str]:
+    """The command line in this process: its exit code and what it prints."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["runoff", *map(str, words)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    return int(ended.value.code or 0), out.getvalue(), err.getvalue()
 
 
 def go(chromium: Chromium, window: Window, *parts: str, scheme: Any = "light", width: int = 1280) -> None:
@@ -393,8 +408,7 @@ def test_what_is_not_there_is_said(window: Window) -> None:
 
 
 def test_the_terminal_and_the_window_say_the_same(run: Path, window: Window) -> None:
-    shown_ = runoff("show", str(run), "--json")
-    said = {case["instance"]: case for case in json.loads(shown_.stdout)}
+    said = {case["instance"]: case for case in json.loads(typed("show", run, "--json")[1])}
     deadline = time.monotonic() + 20
     rows = window.ask("run", "looked")[1]["instances"]
     while None in (row for _, row in rows) and time.monotonic() < deadline:
@@ -519,10 +533,10 @@ def test_the_page_is_one_script_in_which_no_name_is_used_twice() -> None:
 def test_a_file_holds_the_window(run: Path, tmp_path: Path, chromium: Chromium) -> None:
     """From a disk, hostile run and all: cells, trajectories, search."""
     file = tmp_path / "looked.html"
-    said = runoff("view", str(run), "--export", str(file))
-    assert said.returncode == 0, said.stderr
+    code, said, _ = typed("view", run, "--export", file)
+    assert code == 0
     assert re.search(
-        r"looked\.html: 0\.\d\d MB, 2 instances, 16 trajectories, 38 cells, 6 candidates, \d+ prompts", said.stdout
+        r"looked\.html: 0\.\d\d MB, 2 instances, 16 trajectories, 38 cells, 6 candidates, \d+ prompts", said
     )
     text = file.read_text()
     assert text.count("</script>") == 3
@@ -534,7 +548,7 @@ def test_a_file_holds_the_window(run: Path, tmp_path: Path, chromium: Chromium) 
         ("#/r/looked/i/evil-2", "<script>window.owned"),
         ("#/r/looked/i/evil-2/tests/editing-1/testing-1", "What it printed"),
         ("#/r/looked/i/evil-2/t/testing-1", "My plan for testing-1"),
-        ("#/r/looked/s/plan%20for", "18 places"),
+        ("#/r/looked/s/plan%20for", "16 places"),
     ):
         chromium.run(f"location.hash = {json.dumps(hash_)}")
         chromium.until(f"document.querySelector('main').innerText.includes({json.dumps(words)})")
@@ -544,18 +558,18 @@ def test_a_file_holds_the_window(run: Path, tmp_path: Path, chromium: Chromium) 
 
 def test_a_file_says_what_it_leaves_out(run: Path, tmp_path: Path, chromium: Chromium) -> None:
     file = tmp_path / "small.html"
-    said = runoff("view", str(run), "--export", str(file), "--limit", "150kB")
-    assert said.returncode == 0, said.stderr
-    assert "left out to stay below" in said.stdout
-    assert "trajectories" in said.stdout
+    code, said, _ = typed("view", run, "--export", file, "--limit", "150kB")
+    assert code == 0
+    assert "left out to stay below" in said
+    assert "trajector" in said
     assert file.stat().st_size < 150 * 1024
     chromium.open("about:blank")
     chromium.open(file)
     chromium.until("document.querySelector('.notice')?.innerText.includes('left out of it')")
-    none = runoff("view", str(run), "--export", str(file), "--limit", "1kB")
-    assert none.returncode == 2
-    assert "larger --limit" in none.stderr
-    assert none.stderr.count("\n") == 1
+    code, _, said = typed("view", run, "--export", file, "--limit", "1kB")
+    assert code == 2
+    assert "larger --limit" in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -569,21 +583,10 @@ def test_a_file_says_what_it_leaves_out(run: Path, tmp_path: Path, chromium: Chr
         (("{run}/..", "--export", "{tmp}/x.html"), "is a folder of runs"),
     ],
 )
-def test_bad_input_is_one_line(
-    words: tuple[str, ...],
-    says: str,
-    run: Path,
-    tmp_path: Path,
-    window: Window,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_bad_input_is_one_line(words: tuple[str, ...], says: str, run: Path, tmp_path: Path, window: Window) -> None:
     given_ = {"run": run, "tmp": tmp_path, "taken": urlsplit(window.address).port}
-    monkeypatch.setattr(sys, "argv", ["runoff", "view", *(word.format(**given_) for word in words), "--no-open"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
+    code, _, said = typed("view", *(word.format(**given_) for word in words), "--no-open")
+    assert code == 2
     assert says in said, said
     assert said.count("\n") == 1, said
 

@@ -154,7 +154,7 @@ hostile = st.text(
 
 
 @given(hostile, hostile, hostile)
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_is_written_stays_in_its_place(one: str, two: str, three: str) -> None:
     table = f"| a | b |\n|---|---|\n| {code(three)} | {prose(one)} |"
     text = f"{quoted(one)}\n\nend\n\n{fenced(two, 'text')}\n\nend\n\n{table}\n\nx {prose(two)} end\n"

@@ -100,7 +100,7 @@ def test_it_lies_where_the_project_s_tests_lie(files: list[str], path: str) -> N
         (SCRIPT, "python -m pytest", None),
         pytest.param(SCRIPT, "python -m unittest", None, marks=pytest.mark.full),
         (SCRIPT, "make check", "not run by pytest or unittest"),
-        ("import sys\nsys.exit(0)\n", "python -m pytest", "should fail"),
+        pytest.param("import sys\nsys.exit(0)\n", "python -m pytest", "should fail", marks=pytest.mark.full),
         pytest.param("import sys\nsys.exit(2)\n", "python -m pytest", "failed with the change", marks=pytest.mark.full),
         pytest.param(
             "import sys\nif __name__ == '__main__':\n    sys.exit(0)\n",
