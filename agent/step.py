@@ -102,6 +102,8 @@ class World:
         self.reserve = 0.0
         """The share of the budget that nothing may be asked from now: it is kept for what comes last."""
         self._purses: dict[str, Budget] = {}
+        self.setup: dict[str, Any] | None = None
+        """How the repository was installed, where that was detected: stands in the run's views."""
         self.votes = (0, 0)
         """Cells of the outcome table that have ended, and all of them: progress for people."""
         self.restart_drifted = False

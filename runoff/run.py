@@ -300,11 +300,8 @@ async def attempt(
     else:
         result = Result(instance=instance.id, status=_status(outcome), why=outcome.selection.reason, outcome=outcome)
     log = world.log
-    found = log.effects.get("setup", {})
-    setup = (found.get("repaired") or found.get("settled") or {}).get("result")
-    return result.model_copy(
-        update={"possibly_billed": log.possibly_billed.total(), "damaged": len(log.damaged), "setup": setup}
-    )
+    about = {"possibly_billed": log.possibly_billed.total(), "damaged": len(log.damaged), "setup": world.setup}
+    return result.model_copy(update=about)
 
 
 def totalled(

@@ -112,7 +112,7 @@ async def settle(
         repaired = await _repair(world, instance, found, settled, make, tell, model)
         if repaired:
             settled = repaired
-            await step.once("repaired", lambda: _now(repaired.model_dump(mode="json")))
+    world.setup = settled.model_dump(mode="json")
     if settled.tally is None:
         raise EnvironmentFailed(f"{settled.why}{f'; {settled.remedy}' if settled.remedy else ''}")
     tell(str(settled))
@@ -334,10 +334,6 @@ async def _repair(
     here = with_declared(instance.model_copy(update={"test": None}), declared)
     counted = (await check(world, here, await make(here), [setup.test])).tally
     return Settled(name="by the model", declared=declared, tally=counted, tried=(*settled.tried, _line(settled)))
-
-
-async def _now(value: dict[str, Any]) -> dict[str, Any]:
-    return value
 
 
 def _of_model(setup: Setup, found: Detected) -> Declared:

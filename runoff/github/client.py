@@ -334,7 +334,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, requests.Timeout):
         return "it takes too long"
     for sign, said in {
-        "Name or service not known": "no such server",
+        "Name or service not known": "its name cannot be looked up; is there a network?",
         "Temporary failure in name resolution": "its name cannot be looked up; is there a network?",
         "NameResolutionError": "its name cannot be looked up; is there a network?",
         "Connection refused": "the connection was refused",

@@ -123,11 +123,13 @@ class Looked:
 
     def refresh_state(self) -> bool:
         """Whether what the run is doing has changed, looked at every two seconds at most."""
-        if time.monotonic() < self._state_at:
+        known = len(self.rows) == len(self.names)
+        if time.monotonic() < self._state_at and not (known and self.state == "reading"):
             return False
         self._state_at = time.monotonic() + 2
         ended = sum(row.get("status") not in (None, "", "stopped", "failed") for row in self.rows.values())
-        state = "running" if holder(self.path) else "ended" if ended == len(self.names) else "stopped"
+        state = "ended" if ended == len(self.names) else "stopped" if known else "reading"
+        state = "running" if holder(self.path) else state
         changed, self.state = state != self.state, state
         return changed
 

@@ -138,7 +138,7 @@ def table(results: list[dict[str, Any]]) -> str:
         why = settled.why or (
             "; ".join(counts.reasons) or counts.said if counts and (not counts.works or counts.failed) else ""
         )
-        brief = " ".join(why.split())[-240:].replace("|", "\\|") if why else ""
+        brief = " ".join(why.replace("=", "").split())[-240:].replace("|", "\\|") if why else ""
         lines.append(
             f"| {one['kind']}: {one['name']} {one['version']} | {one['language']} | {settled.name} | {one['seconds']:.0f} s "
             f"| {counts.passed if counts else 0} | {counts.failed if counts else 0} | {counts.untold_count if counts else 0} "

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -195,6 +195,10 @@ class Storm:
         said, _ = driver.end()
         made = asked(self.folder, out)
         assert [call for life, call in made if call in known[life]] == [], "a recorded call was made again"
+        for name in NAMES:
+            parts, calm = (cast(dict[str, Any], outcome(at)[1][name]) for at in (out, self.folder / "calm"))
+            differs = {part: (parts[part], calm[part]) for part in calm if parts[part] != calm[part]}
+            assert not differs, f"{name} after {dict(self.kills)}, {flips} bytes changed: {str(differs)[:3000]}"
         assert outcome(out) == outcome(self.folder / "calm")
         done = Counter(call for _, call in made)
         assert replies(out) == dict.fromkeys(done, 1)
