@@ -94,7 +94,7 @@ def runoff(
 ) -> subprocess.CompletedProcess[str]:
     """The command line, as a user types it. `before` is put before the command (`unshare …`)."""
     known = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
-    if not before:
+    if not before and not any(name.startswith("PYTHON") for name in env):  # those are for an interpreter that begins
         return command([*map(str, arguments)], known | dict(env), **({"timeout": 300} | how))  # type: ignore[arg-type]
     typed = [*before, sys.executable, "-c", "from runoff.cli import main; main()", *map(str, arguments)]
     return subprocess.run(
