@@ -22,11 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
-from runoff.agent.log import Log
+from runoff.agent.log import File, Log
 from runoff.agent.protocol import Call, Message, Model, Reply, Request, Sampling, Usage
 from runoff.agent.step import Ended, Step, World, settled, trajectory
 from runoff.sandbox.protocol import Sandbox
@@ -63,40 +64,35 @@ class Holding(Instant):
         return await super().ask(call)
 
 
-class SqliteLog(Log):
-    """The same log, but its lines are rows of a SQLite table."""
+class Rows(File):
+    """A log's lines as rows of a SQLite table; with `each`, every reply is a commit of its own."""
 
-    each = True
-    """Whether every reply is a commit of its own."""
-
-    def _load(self, path: Path) -> None:
-        super()._load(path)
+    def __init__(self, path: Path, each: bool) -> None:
+        super().__init__(path)
+        self._each = each
         self._table = sqlite3.connect(path.with_suffix(".sqlite"), check_same_thread=False, isolation_level=None)
         self._table.execute("pragma journal_mode=wal")
         self._table.execute("create table if not exists journal (line blob not null)")
 
     def _commit(self, lines: list[bytes], sync: bool) -> None:
-        if not hasattr(self, "_table"):
-            return super()._commit(lines, sync)
         # An intent has to outlive the process, not the machine, with SQLite as well.
         self._table.execute(f"pragma synchronous={'full' if sync else 'normal'}")
-        groups = [[line] for line in lines] if self.each and sync else [lines]
+        groups = [[line] for line in lines] if self._each and sync else [lines]
         for group in groups:
             self._table.execute("begin immediate")
             self._table.executemany("insert into journal values (?)", [(line,) for line in group])
             self._table.execute("commit")
-        return None
 
-    async def close(self) -> None:
-        await super().close()
+    def close(self) -> None:
+        super().close()
         self._table.close()
 
 
-class GroupingSqliteLog(SqliteLog):
-    each = False
-
-
-LOGS = {"runoff": Log, "sqlite": SqliteLog, "sqlite group": GroupingSqliteLog}
+LOGS: dict[str, Callable[[Path], Log]] = {
+    "runoff": Log,
+    "sqlite": lambda path: Log(Rows(path, each=True)),
+    "sqlite group": lambda path: Log(Rows(path, each=False)),
+}
 
 
 async def run(log: Log, model: Model, trajectories: int, turns: int = TURNS) -> list[Ended[str]]:

@@ -186,7 +186,7 @@ def share(calls: int, seed: int, place: Path) -> Figures:
 
     logs = [Log(path) for path in sorted(place.glob("*.jsonl"))]
     for log in logs:
-        log._file.close()
+        log._kept.close()
     lines = [line for log in logs for line in log.ledger]
     replies = [priced(line, lambda model: None) for line in lines]
     answers = [record for path in place.glob("*.jsonl") for record in read(path) if record["kind"] == "ask"]
