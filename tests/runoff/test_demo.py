@@ -33,14 +33,25 @@ sys.addaudithook(watch)
 """
 
 
+SOME = ("python-dateutil-2.8.1", "wtforms-3.0.0")
+"""Of the issues that is run without --full. Two of the first one's candidates are wrong, and pass their own tests."""
+
+
+def shown_pairs(out: Path) -> list[Pair]:
+    return [one for one in pairs() if (out / "views" / one.id).is_dir()]
+
+
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path, list[str]]:
+def shown(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[subprocess.CompletedProcess[str], Path, list[str]]:
     """One run of the demo, and which processes opened an answer."""
+    only = [] if request.config.getoption("--full") else [word for name in SOME for word in ("--only", name)]
     folder = tmp_path_factory.mktemp("demo")
     (folder / "sitecustomize.py").write_text(_WATCHED)
     seen = folder / "seen"
     env = {"SEEN": str(seen), "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
-    done = runoff("demo", "--out", folder / "out", "--states", folder / "store" / "states", env=env)
+    done = runoff("demo", *only, "--out", folder / "out", "--states", folder / "store" / "states", env=env)
     return done, folder / "out", seen.read_text().splitlines() if seen.exists() else []
 
 
@@ -49,9 +60,11 @@ def test_every_chosen_patch_passes_its_hidden_check(
 ) -> None:
     done, out, _ = shown
     assert done.returncode == 0, done.stderr + done.stdout
-    assert f"{len(pairs())} of {len(pairs())} chosen patches pass the hidden check" in done.stdout
+    wanted = len(shown_pairs(out))
+    assert f"{wanted} of {wanted} chosen patches pass the hidden check" in done.stdout
+    assert wanted >= 2
     assert len(pairs()) >= 3
-    assert len((out / "preds.jsonl").read_text().splitlines()) == len(pairs())
+    assert len((out / "preds.jsonl").read_text().splitlines()) == wanted
 
 
 def test_it_says_that_the_answers_are_recorded_and_no_resolve_rate(
@@ -82,12 +95,12 @@ def test_only_the_grading_process_opens_an_answer(
     shown: tuple[subprocess.CompletedProcess[str], Path, list[str]],
 ) -> None:
     opened = shown[2]
-    assert len(opened) >= len(pairs()), "the watch is on"
+    assert len(opened) >= len(shown_pairs(shown[1])), "the watch is on"
     assert [line for line in opened if "runoff.demo.grade" not in line] == []
 
 
 def test_at_least_five_trajectories_an_issue(shown: tuple[subprocess.CompletedProcess[str], Path, list[str]]) -> None:
-    for one in pairs():
+    for one in shown_pairs(shown[1]):
         view = json.loads((shown[1] / "views" / one.id / "selection.json").read_text())
         assert len(view["samples"]) >= 5
 
@@ -97,7 +110,7 @@ def test_a_check_fails_on_the_release_as_it_is(
 ) -> None:
     """A check that passes whatever is chosen would prove nothing."""
     store = shown[1].parent / "store"
-    for one in pairs():
+    for one in shown_pairs(shown[1]):
         source = store / "sources" / f"{one.project}-{one.version}"
         request = {"pair": one.id, "states": str(store / "states"), "source": str(source)}
         request |= {"sandbox": "auto", "patches": {"nothing": ""}}
