@@ -69,7 +69,7 @@ def cli() -> None:
 
     \b
     runoff doctor                                     what is here, what is missing, the one next command
-    runoff demo                                       real issues of real projects      , no key needed
+    runoff demo                                       real issues of real projects, no key needed
     runoff solve . --issue @bug.md --model openai/…   your own repository
     """
 
