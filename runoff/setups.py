@@ -297,14 +297,7 @@ async def _repair(
     paths, files = await asyncio.to_thread(described, instance)
 
     async def attempt(setup: Setup) -> Tried:
-        declared = Declared(
-            python=setup.python,
-            node=_node(found),
-            setup=setup.setup,
-            build=setup.build,
-            test=setup.test,
-            env=found.env | setup.env,
-        )
+        declared = _of_model(setup, found)
         here = with_declared(instance.model_copy(update={"test": None}), declared)
         try:
             environment = await make(here)
@@ -323,14 +316,7 @@ async def _repair(
         tell(f"the model found no setup that works: {ended.note or ended.reason}")
         return None
     setup = ended.value
-    declared = Declared(
-        python=setup.python,
-        node=_node(found),
-        setup=setup.setup,
-        build=setup.build,
-        test=setup.test,
-        env=found.env | setup.env,
-    )
+    declared = _of_model(setup, found)
     here = with_declared(instance.model_copy(update={"test": None}), declared)
     counted = (await check(world, here, await make(here), [setup.test])).tally
     return Settled(name="by the model", declared=declared, tally=counted, tried=(*settled.tried, _line(settled)))
