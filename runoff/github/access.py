@@ -6,6 +6,7 @@ that Actions says it runs on), GH_ENTERPRISE_TOKEN and GITHUB_ENTERPRISE_TOKEN t
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import subprocess
@@ -25,6 +26,11 @@ class Token:
     value: str = field(repr=False)
     source: str
     """Where it came from, as a user would name it: `GITHUB_TOKEN`, `gh auth token`."""
+
+    def setting(self, base: str) -> tuple[str, str]:
+        """The setting by which git authorizes itself at a server: name and value, for its environment alone."""
+        word = base64.b64encode(f"x-access-token:{self.value}".encode()).decode()
+        return f"http.{base}/.extraHeader", f"Authorization: Basic {word}"
 
 
 def server(environment: Mapping[str, str] = os.environ) -> str:

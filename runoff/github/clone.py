@@ -7,7 +7,6 @@ followed. The token is handed over in the environment, scoped to the server; no 
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import re
 import shutil
@@ -237,8 +236,7 @@ class Clone:
             ("http.lowSpeedTime", str(STALLED)),
         ]
         if self._token:
-            basic = base64.b64encode(f"x-access-token:{self._token.value}".encode()).decode()
-            settings.append((f"http.{self._base}/.extraHeader", f"Authorization: Basic {basic}"))
+            settings.append(self._token.setting(self._base))
         environment = {
             "GIT_DIR": str(path),
             "GIT_TERMINAL_PROMPT": "0",

@@ -5,7 +5,6 @@ The token goes to git by its environment, for the one server that it was given f
 
 from __future__ import annotations
 
-import base64
 import re
 import subprocess
 import tempfile
@@ -84,11 +83,11 @@ def authorizing(url: str, token: Token | None) -> dict[str, str]:
     parts = urlsplit(url)
     if token is None or parts.scheme not in ("http", "https") or "@" in parts.netloc:
         return {}
-    word = base64.b64encode(f"x-access-token:{token.value}".encode()).decode()
+    name, value = token.setting(f"{parts.scheme}://{parts.netloc}")
     return {
         "GIT_CONFIG_COUNT": "2",
-        "GIT_CONFIG_KEY_0": f"http.{parts.scheme}://{parts.netloc}/.extraHeader",
-        "GIT_CONFIG_VALUE_0": f"Authorization: Basic {word}",
+        "GIT_CONFIG_KEY_0": name,
+        "GIT_CONFIG_VALUE_0": value,
         "GIT_CONFIG_KEY_1": "credential.helper",  # another's password must not stand in for a token that is refused
         "GIT_CONFIG_VALUE_1": "",
     }
