@@ -49,9 +49,11 @@ def solve_command(
     """`runoff solve`. Returns the exit code; raises errors that are for the user."""
     commands = {"setup": setup, "build": build, "test": test, "python": python}
     wanted = wanted_of(options)
-    request, notes = solve_request(target, issue, ref, commands, cast("Told", options))
-    for note in notes:
-        click.echo(f"runoff: {note}", err=True)
+
+    def say(text: str) -> None:
+        click.echo(f"runoff: {shown(text)}", err=True)
+
+    request = solve_request(target, issue, ref, commands, cast("Told", options), say)
     check_all(request.instances, request.out, wanted)
     _, results = run_to_end(*request)
     for result in results:
@@ -63,27 +65,34 @@ def solve_command(
 
 
 def solve_request(
-    target: str, issue: str | None, ref: str | None, given: Mapping[str, str | None], options: Told
-) -> tuple[Request, list[str]]:
-    """What `solve` is to do, and what a user should be told of it. `given`: setup, build, test, python."""
+    target: str,
+    issue: str | None,
+    ref: str | None,
+    given: Mapping[str, str | None],
+    options: Told,
+    say: Callable[[str], None],
+) -> Request:
+    """What `solve` is to do; `say` is told what a user should know of it. `given`: setup, build, test, python."""
     which, unless_claimed = options.get("comments"), options.get("unless_claimed", False)
     before = prepared.commands(options.get("index") or default_place(), Path(target))
     commands = {name: given[name] or before.get(name) for name in given}
     if is_address(target) and not Path(target).exists():
-        instances, notes = [_of_server(target, issue, ref, which, unless_claimed, commands, options)], list[str]()
+        instances = [_of_server(target, issue, ref, which, unless_claimed, commands, options, say)]
     elif which or unless_claimed:
         raise BadTarget(f"--comments and --unless-claimed are for an issue on GitHub; {target} is not its address")
     elif target.endswith(".jsonl") and Path(target).is_file():
-        instances, notes = problems(Path(target), options.get("index") or default_place()), list[str]()
+        instances = problems(Path(target), options.get("index") or default_place())
     else:
         made, notes = local_instance(Path(target), read_issue(issue), ref=ref, **commands)
         instances = [made]
+        for note in notes:
+            say(note)
     if said := ", ".join(f"--{name} {commands[name]!r}" for name in before if not given[name]):
-        notes.append(f"as it was prepared: {said}")
+        say(f"as it was prepared: {said}")
     names = roles(options.get("models", ()))
     recipe = options_recipe(options)
     out = options.get("out") or Path("runs") / (instances[0].id if len(instances) == 1 else Path(target).stem)
-    return Request(instances, recipe, names, out, options), notes
+    return Request(instances, recipe, names, out, options)
 
 
 def publish_command(run: Path, instance: str | None, **options: Any) -> int:
@@ -103,13 +112,11 @@ def _of_server(
     unless_claimed: bool,
     commands: dict[str, str | None],
     options: Told,
+    say: Callable[[str], None],
 ) -> Instance:
-    """The instance for an issue's address; what a user should know of it is said."""
+    """The instance for an issue's address; `say` is told what a user should know of it."""
     from runoff.github import access, task
     from runoff.github.address import parse
-
-    def say(text: str) -> None:
-        click.echo(f"runoff: {shown(text)}", err=True)
 
     if issue is not None:
         raise BadTarget(f"{target} is the issue; leave --issue out")

@@ -1,7 +1,7 @@
 """runoff from Python: what the commands `solve`, `elect` and `bench` do, with typed results.
 
-Nothing here prints, ends the process or handles a signal. A cancelled call leaves no process, mount or lock behind, and the same
-call goes on with what is on record in its run directory, as the command does.
+Nothing here prints, ends the process or handles a signal. A cancelled call leaves no process, mount or lock behind (what git is
+fetching of an issue's repository still comes), and the same call goes on with what is on record in its run directory, as the command does.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from runoff.batch.command import bench_request
 from runoff.commands import run_attended, solve_request
 from runoff.election import elect_request
 from runoff.failure import foreseen
+from runoff.github.address import is_address
 from runoff.request import Request, Told
 from runoff.results import Batch, Candidate, Confidence, Cost, Error, Progress, Result, batch
 from runoff.run import Result as Ended
@@ -96,6 +97,10 @@ class SolveOptions(Options, Commands, Nodes, total=False):
 
     index_hosts: Sequence[str]
     """Package indexes that the setup may reach beside the configured ones."""
+    comments: Literal["auto", "all", "none"]
+    """Those of an issue on GitHub that are read."""
+    unless_claimed: bool
+    """An issue on GitHub that a pull request says it closes is left: `Error`."""
 
 
 class ElectOptions(Options, Commands, total=False):
@@ -134,26 +139,29 @@ async def solve_async(
     ref: str | None = None,
     **options: Unpack[SolveOptions],
 ) -> Result | Batch:
-    """Resolve an issue of a local git repository, or of an unpacked source tree.
+    """Resolve an issue of a local git repository, or of an unpacked source tree; or one on GitHub, by its address.
 
     Args:
-        target: The repository; or, where no `issue` is given, a `.jsonl` file with a problem a line.
+        target: The repository. Where no `issue` is given, an issue's address (`owner/repo#1`, its URL), or a `.jsonl` file with
+            a problem a line.
         issue: The issue's text.
         model: Who is asked.
-        ref: The base commit; `HEAD` if not given.
+        ref: The base commit. If not given, `HEAD`; of an issue on GitHub, the last one before it was opened.
 
     Returns:
-        With an `issue`, how it ended. Without, how all problems of the file did.
+        With an `issue`, how it ended. Without, how all problems of the file did, or the one that the address names.
 
     Raises:
         Error: It cannot be done: one line, as the command line says it.
     """
     given, progress, commands = _given(options, model, SolveOptions), options.get("progress"), _commands(options)
-    if issue is None and not fspath(target).endswith(".jsonl"):
-        raise Error("no issue is given; give its text, or a .jsonl file of problems as the target", 2)
+    where = fspath(target)
+    if issue is None and not where.endswith(".jsonl") and not is_address(where):
+        raise Error("no issue is given; give its text, or as the target its address on GitHub or a .jsonl file", 2)
     with _Plain():
-        request, notes = await asyncio.to_thread(solve_request, fspath(target), _literal(issue), ref, commands, given)
-    found = await _run(request, notes, progress)
+        say = _noting(progress)
+        request = await asyncio.to_thread(solve_request, where, _literal(issue), ref, commands, given, say)
+    found = await _run(request, (), progress)
     return found if issue is None else found.results[0]
 
 
@@ -246,13 +254,9 @@ async def bench_async(dataset: Place, *, model: Model, **options: Unpack[BenchOp
         "history": options.get("history", "auto"),
     }
 
-    def say(note: str) -> None:
-        if progress:
-            progress(Progress(instance="", stage="", note=note, ended=0, total=0, calls=0, dollars=0.0))
-
     with _Plain():
         several = [chosen] if isinstance(chosen, str) else list(chosen)
-        request, _ = await bench_request(fspath(dataset), several, where, given, say)
+        request, _ = await bench_request(fspath(dataset), several, where, given, _noting(progress))
     return await _run(request, (), progress)
 
 
@@ -319,6 +323,16 @@ def _wait(function: Callable[..., Coroutine[Any, Any, Any]], *positional: Any, *
         return asyncio.run(function(*positional, **named))
     name = function.__name__
     raise RuntimeError(f"an event loop runs here (a notebook, an async function): await runoff.{name}(…)")
+
+
+def _noting(progress: Callable[[Progress], None] | None) -> Callable[[str], None]:
+    """Tells what is to be known before a run begins."""
+
+    def say(note: str) -> None:
+        if progress:
+            progress(Progress(instance="", stage="", note=note, ended=0, total=0, calls=0, dollars=0.0))
+
+    return say
 
 
 class _Plain:

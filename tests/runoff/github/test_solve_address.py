@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runoff import Error
+from runoff import solve as solve_library
 from runoff.agent.faulty import Faulty
 from tests.runoff.github.conftest import TOKEN
 from tests.runoff.github.server import FakeGitHub, make_repository
@@ -73,6 +76,30 @@ def test_an_issue_on_a_private_server_becomes_a_patch_and_an_edited_issue_does_n
         assert other.returncode == 2
         assert "another --comments" in other.stderr
     assert (out / "patch.diff").read_text() == patch
+
+
+def test_the_library_takes_an_address_tells_what_is_to_be_known_and_leaves_what_is_claimed(
+    fake: FakeGitHub, tmp_path: Path, states: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(fake)
+    for name, value in (("OPENAI_API_KEY", "none"), ("XDG_CACHE_HOME", str(tmp_path)), ("GH_ENTERPRISE_TOKEN", TOKEN)):
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    address, notes = f"{fake.base}/o/r/issues/7", list[str]()
+    with Faulty(answer=answer) as model:
+        how: dict[str, Any] = {"model": f"openai/any@{model.api_base}", "states": states, "trajectories": 1}
+        found = solve_library(address, comments="none", progress=lambda said: notes.append(said.note), **how)
+        (result,) = found.results
+        assert result.status == "patch"
+        assert result.run == Path("runs/o__r-7")
+        assert any("the last of main before the issue was opened" in note for note in notes)
+        assert "mean(())" not in json.loads((result.run / "issue.json").read_text())["statement"]
+        pull = {"number": 9, "title": "x", "body": "Fixes #7", "head": {"ref": "x"}, "user": {"login": "eve"}}
+        fake.lists["/repos/o/r/pulls"].append(pull | {"html_url": f"{fake.base}/o/r/pull/9", "draft": False})
+        asked = len(model.requests)
+        with pytest.raises(Error, match="is claimed: pull request #9 by eve"):
+            solve_library(address, unless_claimed=True, **how | {"out": tmp_path / "other"})
+        assert len(model.requests) == asked
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *words: str | Path) -> int:
