@@ -13,10 +13,12 @@ import os
 import pickle
 import sys
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from runoff.agent import log
 from runoff.agent.budget import Budget
 from runoff.agent.log import LogBroken
 from runoff.agent.protocol import Call, Reply, Usage
@@ -174,7 +176,7 @@ async def record(folder: Path, trajectories: int) -> None:
 
 def play(folder: Path) -> None:
     given, kept = pickle.loads((folder / "executions").read_bytes())
-    import runoff.selection.elect  # noqa: F401 - what a child would import otherwise
+    asyncio.run(batch(folder, folder / "warm", Played(given, kept), 0))  # what is imported and compiled once
 
     last = None
     for line in sys.stdin:
@@ -182,6 +184,7 @@ def play(folder: Path) -> None:
             os.waitpid(last, 0)
         wanted = json.loads(line)
         if (child := os.fork()) == 0:
+            log._WRITERS = ThreadPoolExecutor(2)  # threads are not forked
             try:
                 asyncio.run(batch(folder, Path(wanted["out"]), Played(given, kept), wanted["life"]))
                 os._exit(0)
