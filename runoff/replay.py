@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from runoff.agent.step import Ended
 from runoff.commands import confidence
 from runoff.pipeline import election
 from runoff.recipe import Recipe, read_calibration
-from runoff.run import BadRun, totalled, write_whole
+from runoff.run import BadRun, read_asked, totalled, write_whole
 from runoff.sandbox.protocol import Value
 from runoff.selection.elect import EVIDENCE, SelectionRecipe, concluded, decided, rank, runoff_of
 from runoff.selection.evidence import Evidence
@@ -111,17 +110,14 @@ def _heard(name: str, records: Iterable[log.Record], told: Callable[[str, log.Re
 
 def asked_for(path: Path) -> dict[str, Any]:
     """What a run's run.toml says. Raises BadRun, in one line."""
-    file = path / "run.toml"
+    said = read_asked(path)
     try:
-        said = tomllib.loads(file.read_text())
         Recipe.model_validate(said["recipe"])
         return {"source": dict(said["source"]), "model": dict(said["model"])} | said
-    except OSError:
-        raise BadRun(f"{path} holds no run: there is no run.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        raise BadRun(f"{file} is damaged: what was asked for is not known") from None
     except (KeyError, TypeError, ValueError):
-        raise BadRun(f"{file} is none of this version of runoff: what was asked for is not known") from None
+        raise BadRun(
+            f"{path / 'run.toml'} is none of this version of runoff: what was asked for is not known"
+        ) from None
 
 
 class Redecided(Value):

@@ -41,11 +41,29 @@ EXIT = {"patch": 0, "none": 1, "budget": 4, "failed": 5, "abstained": 6, "stoppe
 """Exit code of a run that ends so. Beside these: 2 usage, 3 something is missing."""
 
 
-_CHECKED = b"# sha256 of all above: %b\n"
-
-
 class BadRun(Exception):
     """The run directory cannot be used for this command."""
+
+
+_SEAL = b"# sha256 of all above: "
+
+
+def sealed(asked: Mapping[str, Any]) -> bytes:
+    """What is asked for as run.toml has it, with a checksum."""
+    text = tomli_w.dumps(asked).encode()
+    return text + _SEAL + hashlib.sha256(text).hexdigest().encode() + b"\n"
+
+
+def read_asked(run: Path) -> dict[str, Any]:
+    """What run.toml says. Raises BadRun, in one line, if there is none or a byte of it has changed."""
+    file = run / "run.toml"
+    try:
+        text, _, checksum = file.read_bytes().rpartition(_SEAL)
+    except OSError:
+        raise BadRun(f"{run} holds no run: there is no run.toml") from None
+    if checksum.strip() != hashlib.sha256(text).hexdigest().encode():
+        raise BadRun(f"{file} is damaged: what was asked for is not known")
+    return tomllib.loads(text.decode())
 
 
 class Result(Value):
@@ -120,8 +138,7 @@ class RunDirectory:
         file = self.path / "run.toml"
         if self.path.exists() and not self.path.is_dir():
             raise BadRun(f"{self.path} is a file; give another --out")
-        if file.exists() and not self._set_aside(file):
-            known = tomllib.loads(file.read_text())
+        if file.exists() and (known := self._known(file)) is not None:
             if differs := [part for part in asked if known.get(part) != asked[part]]:
                 raise BadRun(
                     f"{self.path} holds a run with another {_named(differs[0], known, asked)}; give another --out"
@@ -137,22 +154,18 @@ class RunDirectory:
         about: dict[str, Any] = {"runoff": __version__, "python": platform.python_version(), "sandbox": sandbox}
         if command:
             about |= {"command": Secrets().redacted(list(command)), "folder": str(Path.cwd())}
-        text = tomli_w.dumps(asked | {"about": about}).encode()
-        write_whole(file, text + _CHECKED % hashlib.sha256(text).hexdigest().encode())
+        write_whole(file, sealed(asked | {"about": about}))
 
-    def _set_aside(self, file: Path) -> bool:
-        """Whether what was asked for had been damaged since it was written: moved away then, and to be written again."""
-        text, mark, checksum = file.read_bytes().rpartition(_CHECKED[:-3])
+    def _known(self, file: Path) -> dict[str, Any] | None:
+        """What was asked for; None if that had been damaged since: it is moved away then, and to be written again."""
         try:
-            tomllib.loads((text + checksum * (not mark)).decode())
-            if not mark or checksum.strip() == hashlib.sha256(text).hexdigest().encode():
-                return False  # without a checksum it is as a user, or an older version, wrote it
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-            pass
-        aside = next(it for n in itertools.count(1) if not (it := file.with_name(f"{file.name}.damaged{n}")).exists())
+            return read_asked(self.path)
+        except BadRun:
+            names = (file.with_name(f"{file.name}.damaged{n}") for n in itertools.count(1))
+            aside = next(name for name in names if not name.exists())
         file.rename(aside)
         self.remarks.append(f"{file} had been damaged: set aside as {aside.name}, and written again")
-        return True
+        return None
 
     def log(self, instance: str) -> Path:
         return self.path / "log" / f"{instance}.jsonl"
@@ -449,4 +462,4 @@ def _kind(error: BaseException) -> str:
     )
 
 
-__all__ = ["BadRun", "LogBusy", "Result", "Run", "RunDirectory", "exit_code", "write_views"]
+__all__ = ["BadRun", "LogBusy", "Result", "Run", "RunDirectory", "exit_code", "read_asked", "sealed", "write_views"]

@@ -10,14 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from runoff.exports import Format, export
-from runoff.run import BadRun, write_whole
+from runoff.run import BadRun, read_asked, write_whole
 
 
 def holder(run: Path) -> int | None:
@@ -67,13 +66,7 @@ def retry_command(run: Path, more: Sequence[str]) -> int:
 
 def command_of(run: Path) -> tuple[list[str], str | None]:
     """The words after `runoff` that made a run, and the folder they were typed in. Raises BadRun."""
-    file = run / "run.toml"
-    try:
-        about = tomllib.loads(file.read_text()).get("about", {})
-    except OSError:
-        raise BadRun(f"{run} holds no run: there is no run.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        raise BadRun(f"{file} is damaged: what was asked for is not known") from None
+    about = read_asked(run).get("about", {})
     return list(about.get("command", ())), about.get("folder")
 
 
@@ -96,7 +89,7 @@ def export_command(run: Path, form: Format, to: Path | None, submission: str | N
 
 def _submission(run: Path, trajectories: Path, name: str, instances: Sequence[str]) -> None:
     """What the leaderboard's repository asks for: metadata.yaml, README.md, all_preds.jsonl, trajs/."""
-    said = tomllib.loads((run / "run.toml").read_text())
+    said = read_asked(run)
     models = sorted({model for several in said["model"].values() for model in several.splitlines()})
     folder = run / "submission"
     lines = [

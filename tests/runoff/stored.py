@@ -25,7 +25,7 @@ from runoff.instance import Instance
 from runoff.models import roles
 from runoff.pipeline import Outcome, Sample
 from runoff.recipe import Recipe
-from runoff.run import Result, RunDirectory, write_views
+from runoff.run import Result, RunDirectory, read_asked, sealed, write_views
 from runoff.sandbox.protocol import Execution, State
 from runoff.selection.elect import EVIDENCE, concluded, decided, rank, runoff_of
 from runoff.selection.evidence import Evidence
@@ -138,13 +138,12 @@ def store(
 
 def copied(path: Path, first: str, names: Sequence[str]) -> None:
     """Make more instances of one that is there: logs do not say whose they are."""
-    text = (path / "run.toml").read_text()
+    asked = read_asked(path)
     for name in names:
         shutil.copyfile(path / "log" / f"{first}.jsonl", path / "log" / f"{name}.jsonl")
         shutil.copytree(path / "views" / first, path / "views" / name)
-    (path / "run.toml").write_text(
-        text.replace("[source]\n", "[source]\n" + "".join(f'{name} = "x"\n' for name in names))
-    )
+    asked["source"] |= dict.fromkeys(names, "x")
+    (path / "run.toml").write_bytes(sealed(asked))
     grades = [line for line in (path / GRADES).read_text().splitlines(True) if json.loads(line)["instance_id"] == first]
     with (path / GRADES).open("a") as file:
         for name in names:

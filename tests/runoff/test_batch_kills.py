@@ -75,8 +75,10 @@ def nursery(folder: Path, *before: str) -> Iterator[Nursery]:
     made = Nursery(folder, *before)
     try:
         yield made
-    finally:
-        said = made.close()
+    except BaseException:
+        print(made.close())
+        raise
+    said = made.close()
     assert "Traceback" not in said, said
 
 

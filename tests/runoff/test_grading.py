@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
 
 from runoff.agent.editing import Candidate
 from runoff.agent.log import Log
@@ -28,6 +27,7 @@ from runoff.grading.request import Request, Submission
 from runoff.measure import read_labels
 from runoff.recipe import Recipe
 from runoff.releases import pairs as releases
+from runoff.run import sealed
 from runoff.selection.elect import EVIDENCE
 from runoff.selection.evidence import Evidence
 from runoff.selection.protocol import Entry
@@ -327,7 +327,7 @@ def test_every_candidate_of_a_run_is_graded_each_patch_once_and_the_grades_are_l
 
     asyncio.run(write())
     said = Recipe().model_dump(mode="json", exclude_none=True)
-    (run / "run.toml").write_text(tomli_w.dumps({"source": {name: "x"}, "model": {"editor": "m"}, "recipe": said}))
+    (run / "run.toml").write_bytes(sealed({"source": {name: "x"}, "model": {"editor": "m"}, "recipe": said}))
     lines(run / "preds.jsonl", [prediction(name, PATCHES["wrong"], "runoff")])
     rows = lines(tmp_path / "rows.jsonl", [row(name, layout.reference)])
     done = runoff("eval", run, "--dataset", rows, "--candidates", "--states", states)

@@ -11,7 +11,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +19,7 @@ from runoff.agent.editing import Candidate
 from runoff.agent.log import Log
 from runoff.recipe import Recipe
 from runoff.replay import replay_command, verify_command
-from runoff.run import BadRun
+from runoff.run import BadRun, sealed
 from runoff.selection.confidence import Calibration
 from runoff.selection.elect import EVIDENCE, SelectionRecipe, concluded, rank
 from runoff.selection.evidence import Evidence
@@ -88,7 +87,7 @@ def stored(folder: Path, *, issues: int = 40, seed: int = 1, recipe: Mapping[str
     selection = {"ranking": "margin", **recipe}
     whole = {"source": dict.fromkeys(names, "x"), "candidates": {}, "model": {"verifier": "v"}}
     said = Recipe.model_validate({"selection": selection}).model_dump(mode="json", exclude_none=True)
-    (run / "run.toml").write_text(tomli_w.dumps(whole | {"recipe": said}))
+    (run / "run.toml").write_bytes(sealed(whole | {"recipe": said}))
     return run, labels
 
 

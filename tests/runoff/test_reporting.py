@@ -30,7 +30,7 @@ from runoff.reporting.command import report_command
 from runoff.reporting.compared import compare, letter
 from runoff.reporting.page import page, tokens, write
 from runoff.reporting.runs import Report, alike, read_run
-from runoff.run import BadRun, totalled
+from runoff.run import BadRun, sealed, totalled
 from runoff.selection.estimators import outcomes, scores
 from tests.runoff.project import EDIT, WORSE, make, runoff
 from tests.runoff.stored import Made, broken, copied, store
@@ -333,10 +333,10 @@ def test_a_run_of_before_models_times_were_kept_says_so(run: Path) -> None:
     assert any("before it was recorded how long models take" in note for note in report.notes)
 
 
-@pytest.mark.parametrize("said", [None, "= no TOML", "", "source = 3\nrecipe = {}\nmodel = {}"])
-def test_what_is_no_run_is_refused_by_its_name(said: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("said", [None, b"= no TOML", b"", sealed({"source": 3, "recipe": {}, "model": {}})])
+def test_what_is_no_run_is_refused_by_its_name(said: bytes | None, tmp_path: Path) -> None:
     if said is not None:
-        (tmp_path / "run.toml").write_text(said)
+        (tmp_path / "run.toml").write_bytes(said)
     with pytest.raises(BadRun, match=re.escape(str(tmp_path))):
         read(tmp_path)
 
