@@ -82,6 +82,13 @@ def nursery(folder: Path, *before: str) -> Iterator[Nursery]:
     assert "Traceback" not in said, said
 
 
+def timed(lives: Nursery, out: Path) -> float:
+    """Seconds of an undisturbed life."""
+    began = time.monotonic()
+    assert lives.live(out) == 0
+    return time.monotonic() - began
+
+
 def outcome(out: Path) -> tuple[str, dict[str, object]]:
     """The predictions; and of each instance the choice and everything that it was decided on."""
     views = {name: json.loads((out / "views" / name / "selection.json").read_text()) for name in NAMES}
@@ -115,9 +122,7 @@ def test_a_killed_batch_ends_as_if_nothing_had_happened(
     expected = outcome(folder / "calm")
     assert len(replies(folder / "calm")) == CALLS * len(NAMES)
     with nursery(folder) as lives:
-        took = time.monotonic()
-        lives.live(folder / "timed")
-        took = time.monotonic() - took
+        took = min(timed(lives, folder / f"timed{n}") for n in range(3))
         while kills < wanted:
             out, known = folder / f"run{rounds}", dict[int, Counter[Asked]]()
             while True:
