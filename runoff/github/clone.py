@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from runoff.github import guarded
 from runoff.github.access import Token
 from runoff.github.client import GitHubFailed, Repository
 from runoff.instance import BadTarget
@@ -215,40 +216,30 @@ class Clone:
         return bytes(said)
 
     def _environment(self, path: Path) -> Mapping[str, str]:
-        settings = [
-            ("remote.origin.url", self.url),
-            ("remote.origin.promisor", "true"),
-            ("remote.origin.partialclonefilter", "blob:none"),
-            ("credential.helper", ""),
-            ("core.askPass", ""),
-            ("core.hooksPath", "/dev/null"),
-            ("core.fsmonitor", "false"),
-            ("core.attributesFile", "/dev/null"),
-            ("fetch.recurseSubmodules", "false"),
-            ("submodule.recurse", "false"),
-            ("transfer.bundleURI", "false"),
-            ("gc.auto", "0"),
-            ("maintenance.auto", "false"),
-            ("protocol.allow", "never"),
-            (f"protocol.{self._base.partition(':')[0]}.allow", "always"),
-            ("http.followRedirects", "false"),
-            ("http.lowSpeedLimit", "1000"),
-            ("http.lowSpeedTime", str(STALLED)),
-        ]
+        settings = guarded.SETTINGS | {
+            "remote.origin.url": self.url,
+            "remote.origin.promisor": "true",
+            "remote.origin.partialclonefilter": "blob:none",
+            "credential.helper": "",
+            "core.askPass": "",
+            "submodule.recurse": "false",
+            "transfer.bundleURI": "false",
+            f"protocol.{self._base.partition(':')[0]}.allow": "always",
+            "http.lowSpeedLimit": "1000",
+            "http.lowSpeedTime": str(STALLED),
+        }
         if self._token:
-            settings.append(self._token.setting(self._base))
-        environment = {
+            name, value = self._token.setting(self._base)
+            settings |= {name: value}
+        environment = guarded.ENVIRONMENT | {
             "GIT_DIR": str(path),
-            "GIT_TERMINAL_PROMPT": "0",
             "GIT_ASKPASS": "",
             "SSH_ASKPASS": "",
-            "GIT_NO_REPLACE_OBJECTS": "1",
             "GIT_ATTR_NOSYSTEM": "1",
             "GIT_TRACE_REDACT": "1",
-            "LC_ALL": "C",
             "GIT_CONFIG_COUNT": str(len(settings)),
         }
-        for number, (name, value) in enumerate(settings):
+        for number, (name, value) in enumerate(settings.items()):
             environment |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
         return environment
 

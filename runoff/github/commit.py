@@ -16,28 +16,21 @@ from typing import NamedTuple
 
 from runoff.agent.secrets import Secrets
 from runoff.failure import INFRASTRUCTURE, MISSING, USAGE, ForTheUser
+from runoff.github import guarded
 from runoff.visible import shown
 
 MARK = "Runoff-Instance"
 """The trailer by which a commit is known to have been made here, and for what."""
 
-_SETTINGS = {
-    "core.fsmonitor": "false",
-    "core.hooksPath": "/dev/null",
-    "core.attributesFile": "/dev/null",
+_SETTINGS = guarded.SETTINGS | {
     "core.quotePath": "true",
     "commit.gpgSign": "false",
-    "gc.auto": "0",
-    "maintenance.auto": "false",
-    "protocol.allow": "never",
     "protocol.file.allow": "always",
     "protocol.http.allow": "always",
     "protocol.https.allow": "always",
     "protocol.ssh.allow": "always",
     "push.recurseSubmodules": "no",
     "push.gpgSign": "false",
-    "fetch.recurseSubmodules": "false",
-    "http.followRedirects": "false",  # what authorizes would be sent to wherever it leads
 }
 _KEPT = re.compile(
     r"GIT_(SSH|SSH_COMMAND|SSL_\w+|AUTHOR_\w+|COMMITTER_\w+|CONFIG_GLOBAL|CONFIG_SYSTEM|CONFIG_NOSYSTEM)"
@@ -94,7 +87,7 @@ class Git:
             for name, value in os.environ.items()
             if (not name.startswith("GIT_") or _KEPT.fullmatch(name)) and secrets.redact(value) == value
         }
-        kept |= {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_REPLACE_OBJECTS": "1", "LC_ALL": "C"}
+        kept |= guarded.ENVIRONMENT | {"GIT_OPTIONAL_LOCKS": "0"}
         settings = [part for item in _SETTINGS.items() for part in ("-c", "=".join(item))]
         with tempfile.TemporaryDirectory() as empty:
             if at is None:
