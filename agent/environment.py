@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Literal
+from weakref import WeakSet
 
 from runoff.agent.context import Tree
 from runoff.agent.patches import patched_paths
@@ -95,6 +97,24 @@ async def patched(world: World, environment: Environment, patch: bytes) -> State
     return done.after
 
 
+class _Files(dict[str, bytes]):
+    """A tree that is known as long as somebody holds it."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+_HELD = WeakSet[_Files]()
+
+
+def once(files: Iterator[tuple[str, bytes]]) -> Tree:
+    """A tree; what is in the same place of another that is held is held once: instances of one repository are alike."""
+    others, made = list(_HELD), _Files()
+    for path, data in files:
+        made[path] = next((same for other in others if (same := other.get(path)) == data), data)
+    _HELD.add(made)
+    return made
+
+
 async def read_tree(world: World, environment: Environment) -> Tree:
     """Every tracked regular file at the base commit. Read inside; the host only parses the archive in memory."""
     command = "git ls-files -z | tar --create --no-recursion --ignore-failed-read --null --file=- --files-from=-"
@@ -103,8 +123,8 @@ async def read_tree(world: World, environment: Environment) -> Tree:
     if done.exit_code != 0:
         raise Refused(f"cannot read the repository's files: {last_lines(done.text)}")
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        members = [member for member in archive if member.isreg()]
-        return {member.name: archive.extractfile(member).read() for member in members}  # type: ignore[union-attr]
+        members = (member for member in archive if member.isreg())
+        return once((member.name, archive.extractfile(member).read()) for member in members)  # type: ignore[union-attr]
 
 
 def last_lines(text: str, limit: int = 300) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from math import ceil, floor, log2, log10
 from typing import NamedTuple
 
+from runoff.reporting.cases import Fate
 from runoff.reporting.compared import Compared
-from runoff.reporting.runs import Fate, Report
+from runoff.reporting.runs import Report
 
 _SHAPES = ("circle", "square", "triangle", "diamond", "down", "cross")
 _LINE = 15.0  # between two labels

@@ -15,8 +15,9 @@ import click
 from runoff.agent.log import damage
 from runoff.replay import asked_for
 from runoff.report import count, duration, player
+from runoff.reporting.cases import Read
 from runoff.reporting.page import dollars, tokens
-from runoff.reporting.runs import Instances, Read
+from runoff.reporting.runs import Instances
 from runoff.run import BadRun
 from runoff.runs import holder
 from runoff.sandbox.protocol import Value

@@ -11,8 +11,9 @@ from typing import Any
 from runoff.report import duration, pages
 from runoff.reporting import charts
 from runoff.reporting.accounts import STAGES, Took
+from runoff.reporting.cases import FATES, Fate
 from runoff.reporting.compared import Compared
-from runoff.reporting.runs import FATES, Cluster, Fate
+from runoff.reporting.failures import Cluster
 from runoff.run import write_whole
 from runoff.visible import shown
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import nlargest
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from pydantic import computed_field
 
@@ -17,122 +16,16 @@ from runoff.recipe import Recipe
 from runoff.replay import Stored, asked_for
 from runoff.report import player
 from runoff.reporting.accounts import AGENTS, STAGES, Account, Stage, Took, Unit
+from runoff.reporting.cases import FATES, OPEN, Case, Fate, Known, Read
+from runoff.reporting.failures import Cluster, Failures, brief
 from runoff.reporting.labels import Disagreement, Right, read_grades
+from runoff.reporting.pools import Curve, Pool, curve, pool
 from runoff.sandbox.protocol import Value
-from runoff.selection.elect import SelectionRecipe, rank
-from runoff.selection.estimators import outcomes, probabilities, resampling, scores
+from runoff.selection.estimators import probabilities
 from runoff.selection.evidence import Evidence
-from runoff.selection.protocol import Cell, Selection
+from runoff.selection.protocol import Selection
 
-Fate = Literal[
-    "infrastructure",
-    "unfinished",
-    "not graded",
-    "files missed",
-    "no candidate",
-    "no right candidate",
-    "not known",
-    "not selected",
-    "resolved",
-]
-"""Where an instance ended, or was lost, first to last; every instance has one, so their numbers add up.
-
-`infrastructure`: it could not be worked on, which is no verdict. `unfinished`: it has come to no selection yet. `not graded`:
-nobody has said whether what was submitted is right. `files missed`: no candidate is right, and the context lacked a file
-that the fix changes. `no candidate`: none that could be used. `no right candidate`: there were some. `not known`: what was
-submitted is wrong, and other candidates have no label, so a right one may have been there. `not selected`: one was.
-"""
-FATES: tuple[Fate, ...] = get_args(Fate)
-OPEN: tuple[Fate, ...] = ("infrastructure", "unfinished", "not graded")
-"""Those of which it is not known whether they are resolved."""
-
-_DECIDED = 3_000
-"""Subsets that are decided anew, at most, for the curve of one run."""
-_DRAWS = 40
-_KS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _MOST_UNITS = 10
-_MOST_CLUSTERS = 12
-_BRIEF = 160  # characters
-
-
-class Case(Value):
-    """An instance of a run."""
-
-    instance: str
-    fate: Fate
-    status: str
-    """As the run says: patch, none, abstained, budget, stopped or failed; empty: it has not ended."""
-    why: str
-    resolved: bool | None
-    chosen: str | None
-    """What is submitted."""
-    members: int
-    """Trajectories, or agents."""
-    proposals: int
-    candidates: int
-    """Distinct ones that could be used."""
-    votes: int | None
-    """Generated tests that what is chosen passes; None: nothing is, or there is no table."""
-    tests: int
-    """Generated tests that vote."""
-    right: int | None
-    """Members whose candidate is right; None: not all have a label."""
-    missed: tuple[str, ...] = ()
-    """Files that the fix changes and the context lacked."""
-    took: Took = Took()
-    damaged: int = 0
-    possibly_billed: int = 0
-
-
-class Point(Value):
-    """At k members an instance."""
-
-    k: int
-    coverage: float
-    """pass@k: any of them is right."""
-    best: float
-    """best@k: what the run's own ranking submits of them, without its run-off, is right."""
-    drawing: float
-    """Standard error of `best` from having drawn some subsets and not all; if anything, too large."""
-
-
-class Curve(Value):
-    instances: int
-    """Those that have as many members as four fifths of all have, each with all its candidates labelled."""
-    points: tuple[Point, ...]
-
-
-class Pool(Value):
-    """What the pools of candidates are worth, of instances whose candidates all have labels. Shares of these."""
-
-    instances: int
-    mean: float
-    """Resolved by a candidate drawn at random."""
-    oracle: float
-    """By a right one, wherever there is one."""
-    selected: float
-    gap: float | None
-    """(selected − mean) / (oracle − mean)."""
-    low: float | None
-    high: float | None
-    contested: int
-    """Instances with right and wrong candidates."""
-    picked: float
-    """Of these, those that were picked right."""
-    chance: float
-    """Of these, those that a candidate drawn at random would resolve."""
-
-
-class Cluster(Value):
-    """Failures that read alike."""
-
-    kind: str
-    what: str
-    """The text, with what differs from one to the next (numbers, names of files) left out."""
-    count: int
-    instances: int
-    example: str
-    """Where to look: an instance, and a trajectory or a test of it."""
 
 
 class Report(Value):
@@ -197,29 +90,6 @@ class Report(Value):
         return calls.cost / len(self.cases) if calls.calls > calls.unknown and self.cases else None
 
 
-class _Known(NamedTuple):
-    """What labels say of an instance's candidates."""
-
-    labels: dict[str, bool | None]
-    """Of all that were proposed."""
-    members: dict[str, bool]
-    """Trajectory or agent → whether it has a right candidate; who has none at all has not."""
-
-    @property
-    def complete(self) -> bool:
-        return None not in self.labels.values()
-
-
-class Read(NamedTuple):
-    """An instance, and what its figures are made of."""
-
-    case: Case
-    known: _Known
-    selection: Selection
-    units: list[Unit]
-    stages: dict[Stage, Took]
-
-
 class Instances:
     """A run's instances, or some of them, each log read once."""
 
@@ -247,7 +117,7 @@ def read_run(path: Path, letter: str, labels: Labels | None) -> Report:
     read, right, stored, said = instances.read, instances.right, instances.stored, instances.said
     recipe, election = Recipe.model_validate(said["recipe"]), "candidates" in said
     cases, units = [one.case for one in read.values()], [unit for one in read.values() for unit in one.units]
-    failures, stages = _Failures(), dict[Stage, Took]()
+    failures, stages = Failures(), dict[Stage, Took]()
     for one in read.values():
         failures.take(one.case, one.selection, one.units)
         for stage, took in one.stages.items():
@@ -269,8 +139,8 @@ def read_run(path: Path, letter: str, labels: Labels | None) -> Report:
         labels="nothing" if not right else "grades" if labels is None else "labels",
         low=low,
         high=high,
-        pool=_pool(told),
-        curve=_curve(
+        pool=pool(told),
+        curve=curve(
             {name: one.known for name, one in told.items() if name in stored.evidence or not one.selection.entries},
             stored.evidence,
             stored.recipe,
@@ -346,7 +216,7 @@ def _labelled(
     patches: Mapping[str, str],
     right: Right,
     members: Sequence[str],
-) -> _Known:
+) -> Known:
     """A candidate that could not take part, and of which nobody says that it is right, is not."""
 
     def origin(candidate: str) -> str:
@@ -365,14 +235,14 @@ def _labelled(
     found = dict.fromkeys(members, False)
     for one, label in labels.items():
         found[origin(one)] = found.get(origin(one), False) or bool(label)
-    return _Known(labels, found)
+    return Known(labels, found)
 
 
 def _case(
     name: str,
     view: View,
     selection: Selection,
-    known: _Known,
+    known: Known,
     right: Right,
     decided: bool,
     context: Sequence[str] | None,
@@ -407,7 +277,7 @@ def _case(
         instance=name,
         fate=fate,
         status=view.status,
-        why=_brief(view.why or selection.reason),
+        why=brief(view.why or selection.reason),
         resolved=resolved,
         chosen=chosen,
         members=len(known.members),
@@ -420,153 +290,10 @@ def _case(
     )
 
 
-def _pool(told: Mapping[str, Read]) -> Pool | None:
-    """None: there is no instance all of whose candidates have labels."""
-    issues = list[outcomes.Graded]()
-    for name, one in told.items():
-        if one.known.labels:
-            right = {candidate: bool(label) for candidate, label in one.known.labels.items()}
-            given = one.selection.entry(one.case.chosen).proposers if one.case.chosen else ()
-            issues.append(outcomes.Graded(issue=name, right=right, submitted=given))
-    if not issues:
-        return None
-    contest, n = outcomes.contest(issues), len(issues)
-
-    def recovered(drawn: Sequence[tuple[float, float, bool]]) -> float | None:
-        selected, mean, oracle = map(sum, zip(*drawn, strict=True))
-        return (selected - mean) / (oracle - mean) if oracle > mean else None
-
-    gap = resampling.bootstrap([(one.selected, one.mean, one.oracle) for one in issues], recovered)
-    return Pool(
-        instances=n,
-        mean=sum(one.mean for one in issues) / n,
-        oracle=sum(one.oracle for one in issues) / n,
-        selected=sum(one.selected for one in issues) / n,
-        gap=gap.value,
-        low=gap.low,
-        high=gap.high,
-        contested=sum(one.contested for one in issues),
-        picked=contest.right,
-        chance=contest.chance,
-    )
-
-
-def _curve(told: Mapping[str, _Known], evidence: Mapping[str, Evidence], recipe: SelectionRecipe) -> Curve | None:
-    """By subsets, everything decided within each. None: there is one member, or nothing has labels."""
-    sizes = sorted(len(one.members) for one in told.values())
-    most = sizes[len(sizes) // 5] if sizes else 0
-    pools = {name: one for name, one in told.items() if len(one.members) >= most}
-    if most < 2:
-        return None
-    ks = sorted({k for k in _KS if k <= most} | {most})
-    draws = max(2, min(_DRAWS, _DECIDED // (len(pools) * len(ks))))
-
-    def covered(instance: str, drawn: tuple[str, ...]) -> float:
-        return any(told[instance].members[member] for member in drawn)
-
-    def resolved(instance: str, drawn: tuple[str, ...]) -> float:
-        known = told[instance]
-        if not covered(instance, drawn):
-            return 0.0  # whatever is decided, nothing right can come of it
-        part = evidence[instance].among({*drawn, *evidence[instance].outside()})
-        chosen = rank(part, recipe)
-        if chosen.chosen is None:
-            return 0.0
-        proposers = chosen.entry(chosen.chosen).proposers
-        return sum(bool(known.labels[one]) for one in proposers) / len(proposers)
-
-    points, members = [], {name: tuple(one.members) for name, one in pools.items()}
-    for k in ks:
-        coverage = scores.coverage([list(one.members.values()) for one in pools.values()], k)
-        best, any_right = (resampling.resampled(members, k, rule, draws=draws) for rule in (resolved, covered))
-        # The same subsets tell how lucky they were: what the ranking makes of coverage is estimated, coverage itself is exact.
-        luck = coverage / any_right.value if any_right.value else 0.0
-        points.append(Point(k=k, coverage=coverage, best=best.value * luck, drawing=best.drawing * luck))
-    return Curve(instances=len(pools), points=tuple(points))
-
-
-class _Failures:
-    """Gathers what failed, by what it says."""
-
-    def __init__(self) -> None:
-        self._found = defaultdict[tuple[str, str], list[tuple[str, str]]](list)
-
-    def take(self, case: Case, selection: Selection, units: Iterable[Unit]) -> None:
-        if case.fate == "infrastructure":
-            self._add("infrastructure", case.why, case.instance, "")
-        for unit in units:
-            if unit.reason == "error":
-                self._add("infrastructure", f"{unit.stage}: {unit.note}", case.instance, unit.name)
-            elif not unit.made and unit.reason != "under way":
-                self._add(
-                    "no result", f"{unit.stage}: {_ENDS.get(unit.reason, '')}{unit.note}", case.instance, unit.name
-                )
-        for candidate, why in selection.rejected.items():
-            self._add("unusable candidate", why, case.instance, candidate)
-        if table := selection.table:
-            untold = [f"{row}/{test}" for row, cells in table.rows.items() for test in cells if cells[test] == _UNTOLD]
-            untold += [f"base/{test}" for test, cell in table.base.items() if cell == _UNTOLD]
-            untold += [f"{row}/control" for row, cell in table.control.items() if cell == _UNTOLD]
-            untold += [f"{row}/repository" for row, lost in table.broken.items() if lost is None]
-            for place in untold:
-                self._add(
-                    "a test could not tell", table.reasons.get(place, "no reason is on record"), case.instance, place
-                )
-
-    def grades(self, right: Right) -> None:
-        for kind, why, instance, candidate in right.whys:
-            self._add(kind, why, instance, candidate or "what was submitted")
-
-    def clusters(self) -> tuple[Cluster, ...]:
-        """The largest of each kind; the kinds in the order of what can be mended soonest."""
-        found = [
-            Cluster(
-                kind=kind,
-                what=what,
-                count=len(places),
-                instances=len({instance for instance, _ in places}),
-                example=" ".join(filter(None, places[0])),
-            )
-            for (kind, what), places in self._found.items()
-        ]
-        found.sort(key=lambda one: (_KINDS.index(one.kind), -one.count, one.what))
-        return tuple(one for kind in _KINDS for one in [one for one in found if one.kind == kind][:_MOST_CLUSTERS])
-
-    def _add(self, kind: str, text: str, instance: str, where: str) -> None:
-        self._found[kind, alike(text)].append((instance, where))
-
-
-_UNTOLD: Cell = "could not tell"
-_KINDS = (
-    "infrastructure",
-    "could not be graded",
-    "unusable candidate",
-    "a test could not tell",
-    "no result",
-    "graded wrong",
-)
-_ENDS = {"turns": "turns used up: ", "context": "context full: ", "budget": "budget spent: "}
-
-
-def alike(text: str) -> str:
-    """A failure's first line without what differs from one to the next: numbers, digests, paths, what stands in quotes."""
-    line = next((line for line in text.split("\n") if line.strip()), "").strip()[:1000]
-    line = re.sub(r"\b0x[0-9a-fA-F]+\b|\b(?=[0-9a-f]*[0-9])[0-9a-f]{8,}\b", "…", line)
-    line = re.sub(r"(?<![\w.])/?(?:[\w.@+-]+/)+[\w.@+-]*", "…/", line)
-    line = re.sub(r"'[^']{1,200}'|\"[^\"]{1,200}\"|`[^`]{1,200}`", "‘…’", line)
-    line = re.sub(r"\b(testing|editing|shell|tools|agent)-\d+\b", r"\1-n", line)
-    return _brief(re.sub(r"\d+(?:[.,]\d+)*", "N", line)) or "no reason is on record"
-
-
-def _brief(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _BRIEF else line[: _BRIEF - 1] + "…"
-
-
 def _most(units: Iterable[Unit], by: Callable[[Unit], float]) -> tuple[Unit, ...]:
     """Those that took most, as far as they took anything."""
     found = nlargest(_MOST_UNITS, (unit for unit in units if by(unit) > 0), key=by)
-    return tuple(unit.model_copy(update={"note": _brief(unit.note)}) for unit in found)
+    return tuple(unit.model_copy(update={"note": brief(unit.note)}) for unit in found)
 
 
 def _notes(cases: Sequence[Case], took: Took, right: Right, torn: int) -> Iterator[str]:
@@ -601,4 +328,4 @@ def _notes(cases: Sequence[Case], took: Took, right: Right, torn: int) -> Iterat
         yield "This run was made before it was recorded how long models take: of time, only executions are known."
 
 
-__all__ = ["FATES", "Case", "Instances", "Report", "alike", "read_run"]
+__all__ = ["Instances", "Report", "read_instance", "read_run", "read_view"]

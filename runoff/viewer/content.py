@@ -16,8 +16,9 @@ from runoff.pipeline import Outcome
 from runoff.replay import Stored
 from runoff.report import Case, files, player
 from runoff.reporting.accounts import Unit
+from runoff.reporting.cases import Read
 from runoff.reporting.page import MEANS
-from runoff.reporting.runs import Read, read_view
+from runoff.reporting.runs import read_view
 from runoff.run import Result
 from runoff.selection.evidence import Evidence
 from runoff.selection.protocol import Entry, OutcomeTable, Selection

@@ -13,9 +13,10 @@ from typing import Any
 from runoff.agent.log import Record
 from runoff.grading.protocol import GRADES
 from runoff.replay import Stored, asked_for
+from runoff.reporting.cases import Read
 from runoff.reporting.labels import Right, read_grades
 from runoff.reporting.listing import Listed, listed, runs_below
-from runoff.reporting.runs import Read, read_instance
+from runoff.reporting.runs import read_instance
 from runoff.run import BadRun
 from runoff.runs import holder
 from runoff.viewer.index import Index

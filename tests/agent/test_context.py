@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from runoff.agent.context import (
     shortlist,
 )
 from runoff.agent.doubles import Scripted
+from runoff.agent.environment import once
 from runoff.agent.outline import outline
 from runoff.agent.protocol import Reply
 from runoff.agent.step import Ended
@@ -455,3 +457,17 @@ def test_a_cut_keeps_the_best_and_no_more_than_its_share(sizes: list[int], excer
     assert set(part.outlined) == set(tree) - set(part.whole)
     assert list(part.excerpts) == list(whole.excerpts)[: round(share * excerpts)]
     assert cut(whole, tree, 1.0) == whole
+
+
+def test_what_two_trees_have_in_common_is_held_once_and_as_long_as_somebody_holds_it() -> None:
+    def made(word: bytes) -> dict[str, bytes]:
+        return {"same.py": bytes(bytearray(b"alike " * 100)), "other.py": word * 100}
+
+    first = once(iter(made(b"one").items()))
+    second = once(iter(made(b"two").items()))
+    assert second["same.py"] is first["same.py"]
+    assert (dict(first), dict(second)) == (made(b"one"), made(b"two"))
+    del first, second
+    gc.collect()
+    third = once(iter(made(b"one").items()))
+    assert dict(third) == made(b"one")

@@ -28,8 +28,9 @@ from runoff.reporting import charts
 from runoff.reporting.accounts import Took, stage_of
 from runoff.reporting.command import report_command
 from runoff.reporting.compared import compare, letter
+from runoff.reporting.failures import alike
 from runoff.reporting.page import page, tokens, write
-from runoff.reporting.runs import Report, alike, read_run
+from runoff.reporting.runs import Report, read_run
 from runoff.run import BadRun, sealed, totalled
 from runoff.selection.estimators import outcomes, scores
 from tests.runoff.project import EDIT, WORSE, make, runoff
