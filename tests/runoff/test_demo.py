@@ -33,8 +33,8 @@ sys.addaudithook(watch)
 """
 
 
-SOME = ("python-dateutil-2.8.1", "wtforms-3.0.0")
-"""Of the issues that is run without --full. Two of the first one's candidates are wrong, and pass their own tests."""
+SOME = ("python-dateutil-2.8.1", "shell-quote-1.8.0")
+"""What is run without --full, one of PyPI's, one of npm's. Two of the first one's candidates are wrong, and pass their own tests."""
 
 
 def shown_pairs(out: Path) -> list[Pair]:
