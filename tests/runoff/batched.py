@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from runoff.agent import log
+from runoff.agent import context, log
 from runoff.agent.budget import Budget
 from runoff.agent.log import LogBroken
 from runoff.agent.protocol import Call, Reply, Usage
@@ -184,7 +184,7 @@ def play(folder: Path) -> None:
             os.waitpid(last, 0)
         wanted = json.loads(line)
         if (child := os.fork()) == 0:
-            log._WRITERS = ThreadPoolExecutor(2)  # threads are not forked
+            log._WRITERS, context._SEARCHES = ThreadPoolExecutor(2), ThreadPoolExecutor(1)  # threads are not forked
             try:
                 asyncio.run(batch(folder, Path(wanted["out"]), Played(given, kept), wanted["life"]))
                 os._exit(0)
