@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -25,11 +23,10 @@ from runoff.agent.protocol import Message, Sampling
 from runoff.agent.search import Corpus, Found, search
 from runoff.agent.step import Ended, Step
 from runoff.agent.summaries import glance
+from runoff.agent.threads import Threads
 from runoff.agent.tokenizers import counter, tokens
 from runoff.sandbox.protocol import Value
 
-T = TypeVar("T")
-P = ParamSpec("P")
 Tree = Mapping[str, bytes]
 """The repository at its base commit: tracked path → contents."""
 
@@ -132,13 +129,9 @@ def searched(tree: Iterable[str]) -> list[str]:
     return [path for path in sorted(tree) if PurePosixPath(path).suffix in CODE and not is_test(path)]
 
 
-_SEARCHES = ThreadPoolExecutor(1, thread_name_prefix="search")
-
-
-async def in_turn(function: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
-    """What looks through a tree's index, in a thread, one after another: each holds the facts of a tree in memory, and together they
-    would have no more of the processor than one."""
-    return await asyncio.get_running_loop().run_in_executor(_SEARCHES, partial(function, *given, **named))
+SEARCHES = Threads(1, "search")
+"""What looks through a tree's index does so in turn: each holds the facts of a tree in memory, and together they would have no more
+of the processor than one."""
 
 
 class Code(NamedTuple):
@@ -187,7 +180,7 @@ async def find_context(
     A reply that cannot be read is asked for once more; then the search's order stands, which is said in `note`. Ends in
     no value if the repository holds no source file at all.
     """
-    code = await in_turn(find_code, tree, issue, kept) if recipe.search == "index" else None
+    code = await SEARCHES.run(find_code, tree, issue, kept) if recipe.search == "index" else None
     listed = code.found.files[: recipe.shortlist] if code else shortlist(tree, issue, recipe.shortlist)
     if not listed:
         return Ended(reason="done", note="the repository holds no source file that could be relevant")
@@ -213,7 +206,7 @@ async def find_context(
     if code is None:
         context = pack(ranked, tree, recipe.tokens, summaries)
     else:
-        context = await in_turn(_packed, code, ranked, tree, recipe.tokens, summaries, reader)
+        context = await SEARCHES.run(_packed, code, ranked, tree, recipe.tokens, summaries, reader)
     return Ended(reason="done", value=context, note="; ".join(notes))
 
 

@@ -30,20 +30,20 @@ import stat
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from runoff.agent.protocol import Message
 from runoff.agent.secrets import Secrets
+from runoff.agent.threads import Threads
 
 Record = dict[str, Any]
 Key = tuple[str, str]
 
 _MARK = b'{"crc":"'  # every line begins so, and nothing inside a line can read so: see _sealed
 _written = json.JSONEncoder(separators=(",", ": ")).encode  # the space keeps a nested "crc" from being the mark
-_WRITERS = ThreadPoolExecutor(2, thread_name_prefix="log")  # a write is short, and many logs share the disk anyway
+_WRITERS = Threads(2, "log")  # a write is short, and many logs share the disk anyway
 
 
 class LogBroken(Exception):
@@ -95,7 +95,7 @@ class File:
         self._commit([lines], True)
 
     async def write(self, lines: list[bytes], sync: bool) -> None:
-        await asyncio.get_running_loop().run_in_executor(_WRITERS, self._commit, lines, sync)
+        await _WRITERS.run(self._commit, lines, sync)
 
     def close(self) -> None:
         self._file.close()

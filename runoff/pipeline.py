@@ -11,7 +11,7 @@ from typing import Literal
 from runoff import environments, prepared
 from runoff.agent import edits
 from runoff.agent.calls import work_with_tools
-from runoff.agent.context import Context, Tree, cut, find_context, in_turn, shared_prompt
+from runoff.agent.context import SEARCHES, Context, Tree, cut, find_context, shared_prompt
 from runoff.agent.editing import Candidate, make_edit
 from runoff.agent.environment import Environment, read_tree
 from runoff.agent.observations import AgentRecipe
@@ -161,7 +161,7 @@ async def _suited(
     """The repository's test files in the order in which the issue is about them; none where no choice of files is run."""
     if not recipe.regression.files or not runner(environment.test or ""):
         return []
-    return await in_turn(suited, tree, instance.statement, index)
+    return await SEARCHES.run(suited, tree, instance.statement, index)
 
 
 def election(recipe: SelectionRecipe, *, with_models: bool) -> SelectionRecipe:

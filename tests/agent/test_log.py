@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import zlib
@@ -395,6 +396,22 @@ def test_nothing_can_be_recorded_in_a_closed_log(tmp_path: Path) -> None:
             await asyncio.wait_for(log.append({"kind": "derived", "key": "k", "state": {}}), 1)
 
     asyncio.run(scenario())
+
+
+def test_a_process_that_was_forked_after_a_log_was_written_writes_its_own(tmp_path: Path) -> None:
+    """As multiprocessing forks a program that has called the library: threads are not forked."""
+
+    async def write(name: str) -> None:
+        logs = [Log(tmp_path / f"{name}{n}") for n in range(8)]
+        await settled(*(_append(log, {"kind": "derived", "key": "k", "state": {}}) for log in logs))
+
+    asyncio.run(write("before"))
+    if (child := os.fork()) == 0:
+        signal.alarm(10)
+        asyncio.run(write("after"))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert all((tmp_path / f"after{n}").read_bytes() for n in range(8))
 
 
 async def _append(log: Log, *records: dict[str, Any]) -> None:

@@ -13,12 +13,10 @@ import os
 import pickle
 import sys
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from runoff.agent import context, log
 from runoff.agent.budget import Budget
 from runoff.agent.log import LogBroken
 from runoff.agent.protocol import Call, Reply, Usage
@@ -184,7 +182,6 @@ def play(folder: Path) -> None:
             os.waitpid(last, 0)
         wanted = json.loads(line)
         if (child := os.fork()) == 0:
-            log._WRITERS, context._SEARCHES = ThreadPoolExecutor(2), ThreadPoolExecutor(1)  # threads are not forked
             try:
                 asyncio.run(batch(folder, Path(wanted["out"]), Played(given, kept), wanted["life"]))
                 os._exit(0)
