@@ -21,7 +21,7 @@ from runoff.agent.step import Ended
 from runoff.commands import confidence
 from runoff.pipeline import election
 from runoff.recipe import Recipe, read_calibration
-from runoff.run import BadRun, read_asked, totalled, write_whole
+from runoff.run import BadRun, asked_for, totalled, write_whole
 from runoff.sandbox.protocol import Value
 from runoff.selection.elect import EVIDENCE, SelectionRecipe, concluded, decided, rank, runoff_of
 from runoff.selection.evidence import Evidence
@@ -106,18 +106,6 @@ def _heard(name: str, records: Iterable[log.Record], told: Callable[[str, log.Re
     for record in records:
         told(name, record)
         yield record
-
-
-def asked_for(path: Path) -> dict[str, Any]:
-    """What a run's run.toml says. Raises BadRun, in one line."""
-    said = read_asked(path)
-    try:
-        Recipe.model_validate(said["recipe"])
-        return {"source": dict(said["source"]), "model": dict(said["model"])} | said
-    except (KeyError, TypeError, ValueError):
-        raise BadRun(
-            f"{path / 'run.toml'} is none of this version of runoff: what was asked for is not known"
-        ) from None
 
 
 class Redecided(Value):

@@ -66,6 +66,16 @@ def read_asked(run: Path) -> dict[str, Any]:
     return tomllib.loads(text.decode())
 
 
+def asked_for(run: Path) -> dict[str, Any]:
+    """What run.toml says, as far as it is what this version writes. Raises BadRun, in one line."""
+    said = read_asked(run)
+    try:
+        Recipe.model_validate(said["recipe"])
+        return {"source": dict(said["source"]), "model": dict(said["model"])} | said
+    except (KeyError, TypeError, ValueError):
+        raise BadRun(f"{run / 'run.toml'} is none of this version of runoff: what was asked for is not known") from None
+
+
 class Result(Value):
     """How an instance ended. `failed` and `stopped` are nobody's verdict: the same command tries again."""
 
@@ -462,4 +472,15 @@ def _kind(error: BaseException) -> str:
     )
 
 
-__all__ = ["BadRun", "LogBusy", "Result", "Run", "RunDirectory", "exit_code", "read_asked", "sealed", "write_views"]
+__all__ = [
+    "BadRun",
+    "LogBusy",
+    "Result",
+    "Run",
+    "RunDirectory",
+    "asked_for",
+    "exit_code",
+    "read_asked",
+    "sealed",
+    "write_views",
+]

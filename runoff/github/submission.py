@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,7 @@ from runoff.instance import Instance
 from runoff.pipeline import Outcome
 from runoff.recipe import Recipe
 from runoff.report import Case, player
-from runoff.run import BadRun, Ledger, Result, Status, totalled
+from runoff.run import BadRun, Ledger, Result, Status, asked_for, totalled
 from runoff.sandbox.protocol import Value
 from runoff.selection.protocol import Entry, Selection
 
@@ -91,7 +90,7 @@ def title(statement: str) -> str:
 
 def read(run: Path, instance: str | None = None) -> Submission:
     """Raises BadRun, in one line: it is no run, has several instances, or has come to no end."""
-    said = _asked_for(run)
+    said = asked_for(run)
     names = sorted(said["source"])
     if instance is None and len(names) != 1:
         raise BadRun(
@@ -145,17 +144,6 @@ def read(run: Path, instance: str | None = None) -> Submission:
         words=_words(theirs, author.id) if author else "",
         proof=proven(recorded, selection, origins, language),
     )
-
-
-def _asked_for(run: Path) -> dict[str, Any]:
-    file = run / "run.toml"
-    try:
-        said = tomllib.loads(file.read_text())
-        return {"source": dict(said["source"]), "model": dict(said["model"]), "recipe": said["recipe"]} | said
-    except OSError:
-        raise BadRun(f"{run} holds no run: there is no run.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
-        raise BadRun(f"{file} is damaged, or none of this version of runoff") from None
 
 
 def _view(run: Path, name: str, file: str) -> Mapping[str, Any]:

@@ -13,12 +13,11 @@ from typing import Literal
 import click
 
 from runoff.agent.log import damage
-from runoff.replay import asked_for
 from runoff.report import count, duration, player
 from runoff.reporting.cases import Read
 from runoff.reporting.page import dollars, tokens
 from runoff.reporting.runs import Instances
-from runoff.run import BadRun
+from runoff.run import BadRun, asked_for
 from runoff.runs import holder
 from runoff.sandbox.protocol import Value
 from runoff.visible import shown

@@ -13,13 +13,14 @@ from pydantic import computed_field
 
 from runoff.measure import Labels
 from runoff.recipe import Recipe
-from runoff.replay import Stored, asked_for
+from runoff.replay import Stored
 from runoff.report import player
 from runoff.reporting.accounts import AGENTS, STAGES, Account, Stage, Took, Unit
 from runoff.reporting.cases import FATES, OPEN, Case, Fate, Known, Read
 from runoff.reporting.failures import Cluster, Failures, brief
 from runoff.reporting.labels import Disagreement, Right, read_grades
 from runoff.reporting.pools import Curve, Pool, curve, pool
+from runoff.run import asked_for
 from runoff.sandbox.protocol import Value
 from runoff.selection.estimators import probabilities
 from runoff.selection.evidence import Evidence

@@ -12,12 +12,12 @@ from typing import Any
 
 from runoff.agent.log import Record
 from runoff.grading.protocol import GRADES
-from runoff.replay import Stored, asked_for
+from runoff.replay import Stored
 from runoff.reporting.cases import Read
 from runoff.reporting.labels import Right, read_grades
 from runoff.reporting.listing import Listed, listed, runs_below
 from runoff.reporting.runs import read_instance
-from runoff.run import BadRun
+from runoff.run import BadRun, asked_for
 from runoff.runs import holder
 from runoff.viewer.index import Index
 
