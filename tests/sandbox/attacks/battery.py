@@ -179,12 +179,16 @@ def _is_ours(mounted: str, place: Path) -> bool:
 
 
 def _groups() -> set[Path]:
-    """At the top of each hierarchy, and below the group that this process is in: others on this machine come and go."""
+    """At the top of each hierarchy, and below the group that this process is in: others on this machine come and go.
+
+    Walked, not globbed: the group of a container that ends meanwhile is passed over.
+    """
     top, found = Path("/sys/fs/cgroup"), set[Path]()
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, own = line.split(":", 2)
         for mounted in (top / name for name in controllers.removeprefix("name=").split(",")):
-            found |= {*mounted.glob("*/"), *(mounted / own.lstrip("/")).rglob("*/")}
+            below = (Path(folder) / name for folder, names, _ in os.walk(mounted / own.lstrip("/")) for name in names)
+            found |= {*mounted.glob("*/"), *below}
     return found
 
 
