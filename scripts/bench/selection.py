@@ -35,6 +35,7 @@ from runoff.replay import Stored
 from runoff.selection.agreement import AgreementRecipe, families, learn
 from runoff.selection.edits import apply, edits
 from runoff.selection.estimators.resampling import bootstrap
+from runoff.selection.evidence import Evidence
 from runoff.selection.fusion import Fused, fuse
 from runoff.selection.pool import Member, Pool, Rule, blind, first, majority, shortest
 from runoff.selection.predictions import read_predictions
@@ -104,40 +105,63 @@ def undecided(pool: Pool) -> list[float]:
     return [0.0] * len(pool.members)
 
 
-class Executed:
-    """What stored elections (scripts/bench/election) saw when they ran the candidates of their instances."""
+class Seen(NamedTuple):
+    """What execution says of a candidate."""
 
-    def __init__(self, runs: Sequence[Path]) -> None:
-        self.evidence = {name: one for run in runs for name, one in Stored(run).evidence.items()}
+    broken: float | None
+    """How many of the repository's tests it breaks; None: it could not be told, infinite: no candidate."""
+    passed: float | None
+    """Of the tests that others brought the share that it passes; None: there are none."""
+
+
+def seen(pool: Pool, evidence: Evidence) -> dict[str, Seen]:
+    """By member of the pool."""
+    table = evidence.table
+    entry = {name: entry.id for entry in evidence.entries for name in entry.proposers}
+
+    def of(name: str | None) -> Seen:
+        if name is None:
+            return Seen(math.inf, None)
+        if table is None:
+            return Seen(0.0, None)
+        others = [table.rows[name][test] for test in table.generated if name not in table.authors.get(test, ())]
+        told = [cell == "pass" for cell in others if cell != "could not tell"]
+        lost = table.broken.get(name, ())
+        return Seen(None if lost is None else float(len(lost)), sum(told) / len(told) if told else None)
+
+    named = {member.id: plain_name(member.agent) for member in pool.members}
+    return {member: of(entry.get(name, entry.get(f"{name}#1"))) for member, name in named.items()}
+
+
+class Executed:
+    """What elections (scripts/bench/election) saw of the candidates of their instances; an instance takes minutes.
+
+    `runs` are their folders, or files into which `keep` wrote what it had from such.
+    """
+
+    def __init__(self, batch: Mapping[str, Pool], runs: Sequence[Path]) -> None:
+        self._seen = dict[str, dict[str, Seen]]()
+        for run in runs:
+            if run.is_file():
+                kept = json.loads(run.read_text())
+                self._seen |= {name: {of: Seen(*said) for of, said in found.items()} for name, found in kept.items()}
+            else:
+                found = Stored(run).evidence
+                self._seen |= {name: seen(batch[name], evidence) for name, evidence in found.items()}
+
+    def keep(self, file: Path) -> None:
+        """A line an instance: numbers alone, nothing of a patch or a repository."""
+        lines = (f"{json.dumps(name)}: {json.dumps(found)}" for name, found in sorted(self._seen.items()))
+        file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
     def __contains__(self, pool: Pool) -> bool:
-        return pool.instance in self.evidence
-
-    def _entries(self, pool: Pool) -> list[str | None]:
-        """For each member its entry in the table; None: its patch could not be used."""
-        entry = {name: entry.id for entry in self.evidence[pool.instance].entries for name in entry.proposers}
-        return [
-            entry.get(plain_name(member.agent), entry.get(f"{plain_name(member.agent)}#1")) for member in pool.members
-        ]
+        return pool.instance in self._seen
 
     def broken(self, pool: Pool) -> list[float | None]:
-        """For each member how many of the repository's tests it breaks; None: it could not be told, infinite: no candidate."""
-        table = self.evidence[pool.instance].table
-        lost = {
-            entry: None if tests is None else float(len(tests))
-            for entry, tests in (table.broken if table else {}).items()
-        }
-        return [math.inf if entry is None else lost.get(entry, 0.0) for entry in self._entries(pool)]
+        return [self._seen[pool.instance][member.id].broken for member in pool.members]
 
     def votes(self, pool: Pool) -> list[float | None]:
-        """For each member the share of the tests that others brought and it passes; None: there are none."""
-        table, found = self.evidence[pool.instance].table, list[float | None]()
-        for entry in self._entries(pool):
-            tests = table.generated if table and entry else ()
-            others = [table.rows[entry][test] for test in tests if entry not in table.authors.get(test, ())]
-            told = [cell == "pass" for cell in others if cell != "could not tell"]
-            found.append(sum(told) / len(told) if told else None)
-        return found
+        return [self._seen[pool.instance][member.id].passed for member in pool.members]
 
     def witnesses(self, pool: Pool) -> dict[str, list[str | None]]:
         """For `learn`: whether the suite stands, and whether tests of others pass."""
@@ -349,7 +373,10 @@ def main() -> None:
         "--data", type=Path, default=Path(os.environ.get("RUNOFF_SHARED", "../shared")) / "data", help="the instances"
     )
     parser.add_argument("--repositories", type=Path, help="holds owner__name, a git directory each")
-    parser.add_argument("--runs", type=Path, nargs="*", default=[], metavar="RUN", help="of scripts/bench/election")
+    parser.add_argument("--runs", type=Path, nargs="*", default=[], help="of scripts/bench/election, or what was kept")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="write what the runs saw of each candidate, as numbers"
+    )
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
     given = parser.parse_args()
     with gzip.open(given.data / "instances.jsonl.gz", "rt") as lines:
@@ -400,7 +427,9 @@ def main() -> None:
         rules = {"majority, equal syntax trees": scores} | rules
     measure(given.data, batch, instances, rules, fused, given.resamples)
     if given.runs:
-        executed = Executed(given.runs)
+        executed = Executed(batch, given.runs)
+        if given.keep:
+            executed.keep(given.keep)
         some = {name: pool for name, pool in batch.items() if pool in executed}
         seen = learn(list(batch.values()), agents.family, executed.witnesses)
         print(
