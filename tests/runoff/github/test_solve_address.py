@@ -166,6 +166,17 @@ def test_what_cannot_be_solved_is_said_in_one_line(
     assert TOKEN not in said
 
 
+def test_a_model_without_its_key_is_told_before_the_server_is_asked(
+    fake: FakeGitHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(fake)
+    monkeypatch.setenv("GH_ENTERPRISE_TOKEN", TOKEN)
+    monkeypatch.delenv("GROQ_API_KEY", raising=False)
+    assert typed(monkeypatch, tmp_path, "solve", f"{fake.base}/o/r/issues/7", "--model", "groq/any") == 3
+    assert "set GROQ_API_KEY" in capsys.readouterr().err
+    assert not fake.requests
+
+
 def test_options_of_an_address_are_refused_for_a_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
