@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from runoff.github.clone import default_cache, forget
 from runoff.instance import BadTarget
 from runoff.sandbox.collect import Report, Wanted
 from runoff.sandbox.docker import orphans
@@ -41,12 +43,12 @@ def clean_command(
         raise click.UsageError("--all removes everything; it goes with neither --older-than nor --limit")
     if states and not (states / "version").is_file():
         raise BadTarget(f"{states} holds no states; give the directory that a run had as --states")
-    if place.is_dir():
-        unused = 0.0 if everything else older_than
-        report = asyncio.run(collect(place, Wanted(limit=limit, tidy=True, unused=unused, dry_run=dry_run)))
-    else:
-        report = Report()
+    unused = 0.0 if everything else older_than
+    wanted = Wanted(limit=limit, tidy=True, unused=unused, dry_run=dry_run)
+    report = asyncio.run(collect(place, wanted)) if place.is_dir() else Report()
     elsewhere = {kind: sweep(dry_run) for kind, sweep in LEFTOVERS.items()}
+    if unused is not None:
+        elsewhere["clone"] = forget(default_cache(os.environ), unused, dry_run=dry_run)
     if as_json:
         said = {
             name: {kind: {"count": n, "bytes": size} for kind, (n, size) in getattr(report, name).items()}

@@ -874,8 +874,10 @@ def doctor(**given: Any) -> None:
 @cli.command()
 @_STATES
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("--all", "everything", is_flag=True, help="All states: they are made again when they are needed.")
-@click.option("--older-than", type=_Age(), help="Also states that were not used for so long: 7d, 12h.")
+@click.option(
+    "--all", "everything", is_flag=True, help="All states and clones: they are made again when they are needed."
+)
+@click.option("--older-than", type=_Age(), help="Also states and clones that were not used for so long: 7d, 12h.")
 @click.option(
     "--limit", type=_Bytes(), help="Also the states used least recently, until the rest takes no more than this."
 )

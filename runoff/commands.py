@@ -122,7 +122,9 @@ def _of_server(
         raise BadTarget(f"{target} is the issue; leave --issue out")
     address = parse(target, access.server())
     names = roles(options.get("models", ()))
-    means_of(names, options).model(budget_of(options.get("budget")), asyncio.Event()).check()  # before anything is fetched
+    means_of(names, options).model(
+        budget_of(options.get("budget")), asyncio.Event()
+    ).check()  # before anything is fetched
     out = options["out"] = options.get("out") or Path("runs") / address.id
     read, source = task.read_task(address, out, ref=ref, which=which or "auto", say=say)
     for line in task.told(read):

@@ -8,8 +8,10 @@ followed. The token is handed over in the environment, scoped to the server; no 
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,6 +29,8 @@ STALLED = 60
 """Seconds with less than 1,000 bytes a second after which git gives a connection up."""
 DEEPEST = 2000
 """Commits since a tag beyond which the history that tells a version is not brought along."""
+RECENT = 1800
+"""Seconds for which a clone counts as in use after it was opened: `forget`."""
 
 
 class Base(Value):
@@ -107,6 +111,8 @@ class Clone:
         What an Instance takes as its source: no remote, no token, no other commit. Raises GitHubFailed.
         """
         made = self.folder / f"{commit}.git"
+        if not made.is_dir() and not self._path.is_dir():  # a run that goes on after `forget`
+            self.bring()
         with self._alone():
             if made.is_dir():
                 return made
@@ -266,9 +272,33 @@ class Clone:
             yield
 
 
+def forget(cache: Path, unused: float, *, dry_run: bool) -> list[str]:
+    """Remove the clones that nothing has opened for so many seconds, at least half an hour; what they were, a name each.
+
+    A run that needs one makes it again. Where somebody had a branch made, all stays.
+    """
+    found = list[str]()
+    for folder in sorted(path for path in cache.glob("*/*") if (path / ".lock").is_file()):
+        with (folder / ".lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if time.time() - os.fstat(lock.fileno()).st_mtime < max(unused, RECENT):
+                continue
+            parts = [path for path in folder.iterdir() if path.name != ".lock"]
+            branches = (path for part in parts if part.stem != "clone" for path in part.glob("refs/heads/**/*"))
+            if not parts or any(path.is_file() for path in branches):
+                continue
+            found.append(f"{folder.parent.name}/{folder.name}")
+            for path in parts if not dry_run else ():
+                shutil.rmtree(path)
+    return found
+
+
 def default_cache(environment: Mapping[str, Any]) -> Path:
     """Where clones are kept."""
     return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "runoff" / "github"
 
 
-__all__ = ["Base", "Clone", "default_cache"]
+__all__ = ["Base", "Clone", "default_cache", "forget"]

@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def clean(store: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return runoff("clean", "--states", store, *options)
+    return runoff("clean", "--states", store, *options, env={"XDG_CACHE_HOME": str(store.parent / "cache")})
 
 
 def said(store: Path, *options: str) -> dict[str, dict[str, dict[str, int]]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from runoff.github.access import Token
 from runoff.github.client import GitHubFailed, Repository
-from runoff.github.clone import Clone
+from runoff.github.clone import Clone, forget
 from runoff.instance import BadTarget, Instance, open_source
 from tests.runoff.github.conftest import TOKEN
 from tests.runoff.github.server import FakeGitHub, make_repository
@@ -216,3 +218,23 @@ def test_a_clone_that_was_cut_off_is_made_again(fake: FakeGitHub, tmp_path: Path
     here.bring()
     assert here.read(commits[1], "a.py", limit=9) == b"a = 2\n"
     assert here.source(commits[1]).is_dir()
+
+
+def test_a_clone_that_is_not_used_can_be_forgotten_and_a_run_makes_it_again(fake: FakeGitHub, tmp_path: Path) -> None:
+    commits = make_repository(fake.root, "o/r", HISTORY)
+    cache = tmp_path / "cache"
+    here = clone(fake, cache)
+    here.bring()
+    made, lock = here.source(commits[1]), here.folder / ".lock"
+    assert forget(cache, 0, dry_run=False) == [], "it was opened just now"
+    os.utime(lock, (0, time.time() - 7200))
+    assert forget(cache, 86400, dry_run=False) == []
+    git(made, "branch", "mine", commits[1])
+    assert forget(cache, 3600, dry_run=False) == [], "the user's branch is there"
+    git(made, "branch", "-D", "mine")
+    (name,) = forget(cache, 3600, dry_run=True)
+    assert name.endswith("/o__r-1")
+    assert made.is_dir()
+    assert forget(cache, 3600, dry_run=False) == [name]
+    assert [path.name for path in here.folder.iterdir()] == [".lock"]
+    assert git(here.source(commits[1]), "show", f"{commits[1]}:a.py") == "a = 2\n"
