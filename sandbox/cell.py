@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runoff.sandbox import enclosure, imagelayers, layers, layerstore, mounts, shipping, skeleton
+    from runoff.sandbox import enclosure, imagelayers, layers, layerstore, mounts, running, shipping, skeleton
 else:  # -I leaves the directory of this file off the path
     sys.path.append(str(Path(__file__).parent))
     import enclosure
@@ -33,6 +33,7 @@ else:  # -I leaves the directory of this file off the path
     import layers
     import layerstore
     import mounts
+    import running
     import shipping
     import skeleton
 
@@ -47,7 +48,7 @@ _KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219}
 class Cell:
     def __init__(self, config: dict[str, Any]) -> None:
         self._socket = socket.socket(fileno=0)
-        self._sending, self._running = threading.Lock(), dict[int, enclosure.Stop]()
+        self._sending, self._running = threading.Lock(), dict[int, running.Stop]()
         mounts.open_place()
         self._enclosure = enclosure.Enclosure(config)
         prefix = "trusted.overlay." if config["root"] else "user.overlay."
@@ -66,7 +67,7 @@ class Cell:
             if request["do"] == "kill":
                 self._kill(request["which"])
                 continue
-            number, body, stop = request["number"], asked.read(request["body"]), enclosure.Stop()
+            number, body, stop = request["number"], asked.read(request["body"]), running.Stop()
             self._running[number] = stop
             threading.Thread(target=self._answer, args=(number, request, body, stop), daemon=True).start()
         self._store.close()
@@ -78,7 +79,7 @@ class Cell:
             if stop := self._running.get(number):
                 stop.ask()
 
-    def _answer(self, number: int, request: dict[str, Any], body: bytes, stop: enclosure.Stop) -> None:
+    def _answer(self, number: int, request: dict[str, Any], body: bytes, stop: running.Stop) -> None:
         out = err = b""
         try:
             reply: dict[str, Any]
@@ -95,7 +96,7 @@ class Cell:
         except OSError as error:
             kind = "full" if error.errno in _FULL else "refused" if error.errno in _COMMANDS_OWN_FAULT else "lost"
             reply = {"error": kind, "words": str(error)}
-        except enclosure.Problem as problem:
+        except running.Problem as problem:
             reply = {"error": problem.kind, "words": str(problem)}
         except (RecursionError, ValueError) as error:
             reply = {"error": "refused", "words": str(error)}
@@ -125,7 +126,7 @@ class Cell:
                 self._store.publish(slot, name, ())
         return name
 
-    def _image(self, request: dict[str, Any], stop: enclosure.Stop) -> dict[str, Any]:
+    def _image(self, request: dict[str, Any], stop: running.Stop) -> dict[str, Any]:
         """The steps of an import, in the order in which images.py asks for them."""
         room = f"{self._store.session}/{request['room']}"
         if request["do"] == "image room":
@@ -160,17 +161,15 @@ class Cell:
             self._shipping.close(request["stream"])
         return {}, b""
 
-    def _execute(
-        self, request: dict[str, Any], body: bytes, stop: enclosure.Stop
-    ) -> tuple[dict[str, Any], bytes, bytes]:
+    def _execute(self, request: dict[str, Any], body: bytes, stop: running.Stop) -> tuple[dict[str, Any], bytes, bytes]:
         state = tuple(request["layers"])
         with self._store.used(state) as there:
             if not there:
-                raise enclosure.Problem("lost", f"the layers of state {state[0]} are not in the store")
+                raise running.Problem("lost", f"the layers of state {state[0]} are not in the store")
             return self._execute_in(state, request, body, stop)
 
     def _execute_in(
-        self, state: tuple[str, ...], request: dict[str, Any], body: bytes, stop: enclosure.Stop
+        self, state: tuple[str, ...], request: dict[str, Any], body: bytes, stop: running.Stop
     ) -> tuple[dict[str, Any], bytes, bytes]:
         with open(f"{state[-1]}/shown") as file:
             shown = json.load(file)
@@ -187,8 +186,9 @@ class Cell:
                     _refuse_moved(root, path)
                 if compared := request.get("compared"):
                     request, body = self._compare(request, root, tuple(compared["since"]), compared["at"], beside)
-                upper = f"{slot}/u"
-                ran = self._enclosure.run(root, upper, shown, request, body, stop, self._store.has_room)
+                ran = self._enclosure.run(
+                    enclosure.Execution(root, f"{slot}/u", shown, request, body, stop, self._store.has_room)
+                )
             if not self._store.has_room():
                 raise OSError(errno.ENOSPC, "no space left where the states live")
             kept = ran.outcome != "lost" and ran.limit not in ("disk", "files")
@@ -204,12 +204,12 @@ class Cell:
     ) -> tuple[dict[str, Any], bytes]:
         """The repository of an earlier state is shown beside this one, and the script told what may differ. See git.py."""
         if not beside.enter_context(self._store.used(since)):
-            raise enclosure.Problem("lost", f"the layers of state {since[0]} are not in the store")
+            raise running.Problem("lost", f"the layers of state {since[0]} are not in the store")
         slot = beside.enter_context(self._store.slot())
         before = beside.enter_context(self._store.mounted(slot, since))
         for tree, path in ((root, at), (before, at), (before, f"{at}/.git")):
             if not _is_plain_directory(tree, path):
-                raise enclosure.Problem(
+                raise running.Problem(
                     "refused", f"not a git repository: {path} is not a directory, or not at this place"
                 )
         told: dict[str, str] = {}
@@ -238,7 +238,7 @@ def _refuse_moved(root: str, path: str) -> None:
     for name in path.split("/")[1:]:
         at += f"/{name}"
         if os.path.islink(at) or not os.path.lexists(at):
-            raise enclosure.Problem("refused", f"this state can execute nothing: {path} was moved or replaced in it")
+            raise running.Problem("refused", f"this state can execute nothing: {path} was moved or replaced in it")
 
 
 def _forget_keys() -> None:

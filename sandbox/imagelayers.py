@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from runoff.sandbox import enclosure, layerstore, skeleton
+    from runoff.sandbox import enclosure, layerstore, running, skeleton
 else:
     sys.path.append(str(Path(__file__).parent))
     import enclosure
     import layerstore
+    import running
     import skeleton
 
 MOST_LAYERS = 80
@@ -54,7 +55,7 @@ class ImageLayers:
         return [diff_id for diff_id in dict.fromkeys(diff_ids) if not self._store.holds([self._name(diff_id)])]
 
     def unpack(
-        self, base: str, shown: Sequence[str], layer: str, diff_id: str, room: str, limits: Any, stop: enclosure.Stop
+        self, base: str, shown: Sequence[str], layer: str, diff_id: str, room: str, limits: Any, stop: running.Stop
     ) -> dict[str, int]:
         """Make the layer of what lies in the file `layer`, in an execution on the plain base; it stays in `room`.
 
@@ -66,15 +67,16 @@ class ImageLayers:
         os.makedirs(f"{made}/u")
         with self._store.slot() as slot:
             with _filtered(layer, diff_id, f"{made}/said") as tame, self._store.mounted(slot, [base]) as root:
-                ran = self._enclosure.run(root, f"{slot}/u", shown, asked, tame, stop, self._store.has_room)
+                has_room = self._store.has_room
+                ran = self._enclosure.run(enclosure.Execution(root, f"{slot}/u", shown, asked, tame, stop, has_room))
             said: dict[str, Any] = {}
             with suppress(FileNotFoundError), open(f"{made}/said") as file:
                 said = json.load(file)
             if "error" in said:
-                raise enclosure.Problem("refused", f"layer {diff_id} cannot be used: {said['error']}")
+                raise running.Problem("refused", f"layer {diff_id} cannot be used: {said['error']}")
             if not said or ran.outcome != "finished" or ran.exit_code != 0:
                 words = ran.stderr.kept().decode("utf-8", "replace").strip().replace("\n", "; ")
-                raise enclosure.Problem("refused", f"layer {diff_id} cannot be unpacked ({ran.outcome}): {words}")
+                raise running.Problem("refused", f"layer {diff_id} cannot be unpacked ({ran.outcome}): {words}")
             self._take(f"{slot}/u", f"{made}/u")
             with _directory(f"{made}/u") as top:
                 self._mark(top, said)
@@ -124,7 +126,7 @@ class ImageLayers:
         """What was unpacked, out of what else may lie there; a sandbox wrote all of it."""
         with _directory(upper, "testbed") as place:
             if not stat.S_ISDIR(os.stat("u", dir_fd=place, follow_symlinks=False).st_mode):
-                raise enclosure.Problem("refused", "the layer replaced the directory that it was unpacked into")
+                raise running.Problem("refused", "the layer replaced the directory that it was unpacked into")
             os.rmdir(into)
             os.rename("u", into, src_dir_fd=place)
 
@@ -244,7 +246,7 @@ def _implicit(tree: Tree, layers: Sequence[str]) -> list[tuple[str, int]]:
         for n in where:
             below = tree.find(path, under=n)
             if below and stat.S_ISLNK(below[0].status.st_mode):
-                raise enclosure.Problem(
+                raise running.Problem(
                     "refused",
                     f"the image cannot be used: one layer has files in {path!r}, which a lower one has as a link",
                 )

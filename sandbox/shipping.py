@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runoff.sandbox import enclosure, layerstore
+    from runoff.sandbox import layerstore, running
 else:
     sys.path.append(str(Path(__file__).parent))
-    import enclosure
     import layerstore
+    import running
 
 PART = 4 << 20
 """Bytes of a stream's parts, but for the last."""
@@ -68,7 +68,7 @@ class _Sending:
     def __init__(self, store: layerstore.LayerStore, name: str) -> None:
         with ExitStack() as stack:
             if not stack.enter_context(store.used([name])):
-                raise enclosure.Problem("lost", f"layer {name} is not in the store")
+                raise running.Problem("lost", f"layer {name} is not in the store")
             command = [*_TAR, "--create", "--format=posix", f"--directory={name}/u", "--file=-", "."]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
             stack.callback(_ended, process)
@@ -85,7 +85,7 @@ class _Sending:
             digest.update(part)
             yield part
         if process.wait():
-            raise enclosure.Problem("lost", f"tar ended with {process.returncode}")
+            raise running.Problem("lost", f"tar ended with {process.returncode}")
         yield digest.digest()
 
 
@@ -117,7 +117,7 @@ class _Taking:
         except BrokenPipeError:
             pass  # it says why by how it ends
         if self._process.wait() or self._last != self._digest.digest():
-            raise enclosure.Problem("lost", f"layer {self._name} is not what was sent")
+            raise running.Problem("lost", f"layer {self._name} is not what was sent")
         self._store.adopt(self._slot, self._name, self._below)
 
 
