@@ -15,11 +15,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from runoff import __version__
+from runoff.declared import written
 from runoff.instance import Instance
 from runoff.run import Result, Run
 from runoff.selection import counting
 from runoff.selection.protocol import Cell, Confidence, Entry, OutcomeTable, Selection, Standing
 from runoff.selection.scaling import behaviour
+from runoff.setups import Settled
 from runoff.visible import shown
 
 Kind = Literal["add", "del", "same", "hunk", "meta"]
@@ -91,7 +93,7 @@ def pages() -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    made.globals["count"] = count
+    made.globals |= {"count": count, "declaration": written}
     return made
 
 
@@ -148,6 +150,11 @@ class Case:
     def anchor(self) -> str:
         """Never made of a name: names are hostile, and need not be distinct as anchors."""
         return f"i{self.number}"
+
+    @cached_property
+    def setup(self) -> Settled | None:
+        """Where it was detected how the repository is installed and tested."""
+        return Settled.model_validate(self.result.setup) if self.result.setup else None
 
     @property
     def ended(self) -> str:
@@ -422,9 +429,7 @@ def _finalize(value: object) -> object:
     """What every expression of the page goes through before it is escaped, so that none can be forgotten."""
     if value is None:
         return "–"  # missing is not 0, and not the word None
-    if isinstance(value, str) and not isinstance(value, Markup):  # markup is a macro's: finalized inside
-        return shown(value)
-    return value
+    return value if isinstance(value, Markup) else shown(str(value))  # markup is a macro's: finalized inside
 
 
 def _path(lines: Sequence[Line]) -> str:

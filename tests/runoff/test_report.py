@@ -347,7 +347,10 @@ def test_nothing_that_a_model_or_a_repository_wrote_becomes_markup_or_hides() ->
     ended = ended.model_copy(
         update={"outcome": ended.outcome.model_copy(update={"samples": (sample,), "context": context})}
     )
-    failed = Result(instance="failed", status="failed", why=HOSTILE)
+    declared = {"setup": HOSTILE, "test": HOSTILE, "env": {HOSTILE: HOSTILE}}
+    tally = {"passed": 1, "failed": 9, "untold": [HOSTILE] * 9, "untold_count": 9}
+    setup = {"name": HOSTILE, "declared": declared, "tally": tally, "tried": [HOSTILE]}
+    failed = Result(instance="failed", status="failed", why=HOSTILE, setup=setup)
     run = run_of(instance(HOSTILE, HOSTILE), models={"editor": HOSTILE})
     page = report(run, [ended, failed], seconds=1, notes=[HOSTILE])
     read = Page(page)
@@ -403,6 +406,21 @@ def test_instances_without_a_patch_say_so_and_why() -> None:
     assert "2 damaged pieces of the log" in text
     assert "1 h 01 min" in text
     assert page.count('href="#i') >= 5
+
+
+def test_how_the_repository_was_set_up_is_shown_and_stands_open_where_it_does_not_work() -> None:
+    declared = {"python": "3.9", "setup": "pip install -e .", "test": "pytest"}
+    tally = {"runner": "pytest", "passed": 3, "failed": 7, "untold": [f"test_{n}" for n in range(7)], "untold_count": 7}
+    settled = {"name": "as usual", "declared": declared, "tally": tally, "tried": ["as detected: no module named x"]}
+    works = report(run_of(), [result(setup=settled)], seconds=1)
+    said = words(works)
+    assert "The repository’s own tests, as usual: 3 passed, 7 failed, 7 could not tell (pytest)" in said
+    assert 'setup = "pip install -e ."' in said
+    assert "as detected: no module named x" in said
+    assert "test_6" in said
+    broken = report(run_of(), [result(setup=settled | {"tally": None, "why": "gcc is missing"})], seconds=1)
+    assert "as usual: gcc is missing" in words(broken)
+    assert broken.count("<details open>") == works.count("<details open>") + 1
 
 
 def test_one_candidate_without_tests_or_scores() -> None:
