@@ -2,63 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from runoff import __version__
+from runoff import __version__, options
 
-
-class _Bytes(click.ParamType):  # type: ignore[type-arg]
-    name = "SIZE"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(value), re.IGNORECASE)
-        if not found:
-            self.fail(f"{value!r} is no size: 50GiB, 800MiB, 1.5TiB", param, ctx)
-        return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
-
-
-class _Age(click.ParamType):  # type: ignore[type-arg]
-    name = "AGE"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if not (found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", str(value))):
-            self.fail(f"{value!r} is no age: 7d, 12h, 30m", param, ctx)
-        return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
-
-
-_STATES = click.option(
-    "--states",
-    type=click.Path(path_type=Path),
-    help="Where sandbox states are kept.  [default: ~/.cache/runoff/states]",
-)
-_INDEX = click.option(
-    "--index",
-    type=click.Path(path_type=Path),
-    help="Where what is known of repositories is kept.  [default: $RUNOFF_INDEX, else ~/.cache/runoff/index.sqlite]",
-)
-_API_BASE = click.option("--api-base", metavar="URL", help="An OpenAI-compatible server of your own.")
-_PRICE = click.option(
-    "--price",
-    "prices",
-    multiple=True,
-    metavar="IN,OUT",
-    help="Dollars per million tokens, where litellm knows no price; NAME=IN,OUT for one model.",
-)
-_BUDGET = click.option(
-    "--budget", metavar="SUM", help="Stop asking at this sum: 2.50 (dollars), 300ktok, 100calls, 2h; or several: 5,2h."
-)
-_SANDBOX = click.option(
-    "--sandbox",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help="What executes code: bubblewrap, docker, or a backend of others; auto is bubblewrap if it runs here.",
-)
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -74,227 +25,6 @@ def cli() -> None:
     """
 
 
-def _options(command: Any) -> Any:
-    """What every command that asks models has in common."""
-    for option in reversed(
-        [
-            click.option(
-                "--model",
-                "models",
-                multiple=True,
-                metavar="[ROLE=]NAME",
-                help="Model, as litellm names it; once for all, or one a role (relevance, ranker, tester, editor, verifier, "
-                "selector). NAME@URL asks a server of your own; NAME?effort=high says how much to think.",
-            ),
-            _API_BASE,
-            _PRICE,
-            click.option(
-                "-n", "trajectories", type=click.IntRange(min=1), help="Trajectories an issue; the recipe says 10."
-            ),
-            _BUDGET,
-            click.option(
-                "--rate",
-                "rates",
-                multiple=True,
-                metavar="[PROVIDER=]RATE",
-                help="Ask no faster: 500rpm (requests a minute), 2Mtpm (tokens), 16atonce, or several with commas.",
-            ),
-            click.option(
-                "--stall",
-                type=click.FloatRange(min=0),
-                metavar="SECONDS",
-                help="Let answers stream, and ask again for one that has begun and does not go on for so long.",
-            ),
-            click.option(
-                "--tools",
-                type=click.Choice(["auto", "native", "text"]),
-                default="auto",
-                show_default=True,
-                help="Whether the models take tools, or are told of them in the prompt.",
-            ),
-            click.option(
-                "--samples",
-                type=click.Choice(["auto", "several", "one"]),
-                default="auto",
-                show_default=True,
-                help="Whether trajectories that ask the same are answered by one request for several samples; auto: where "
-                "it is known that the model gives them.",
-            ),
-            click.option("--recipe", default="hybrid", show_default=True, help="A recipe's name, or a TOML file."),
-            click.option(
-                "--set", "settings", multiple=True, metavar="PART.NAME=VALUE", help="Change one setting of the recipe."
-            ),
-            click.option(
-                "--out",
-                type=click.Path(path_type=Path),
-                help="The run's directory; the same command goes on with what is there.",
-            ),
-            _STATES,
-            click.option(
-                "--states-limit",
-                type=_Bytes(),
-                help="Beyond this, the states used least recently go.  [default: 50GiB, or half of what is free]",
-            ),
-            _INDEX,
-            _SANDBOX,
-            click.option(
-                "--record",
-                type=click.Path(path_type=Path),
-                help="Keep every answer in this folder, to be played again with --model recorded:FOLDER.",
-            ),
-            click.option(
-                "--restart-drifted",
-                is_flag=True,
-                help="Begin trajectories again whose prompts or settings have changed since.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
-def _confident(command: Any) -> Any:
-    """How sure a submission must be."""
-    for option in reversed(
-        [
-            click.option(
-                "--calibration",
-                type=click.Path(path_type=Path),
-                metavar="FILE",
-                help="What makes probabilities of what is seen of a choice: a file that runoff replay --calibrate wrote.",
-            ),
-            click.option(
-                "--abstain-below",
-                type=click.FloatRange(0, 1, min_open=True),
-                metavar="P",
-                help="Submit nothing that is right with a lower probability; takes --calibration.",
-            ),
-            click.option(
-                "--precision",
-                type=click.FloatRange(0, 1, min_open=True, max_open=True),
-                metavar="P",
-                help="Submit only what lets this share of submissions be right, as far as the calibration bears it out.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
-def _commands(command: Any) -> Any:
-    """How a repository is installed and its tests are run."""
-    for option in reversed(
-        [
-            click.option(
-                "--setup",
-                help="Shell command that installs the repository; it may use the network.  [default: a guess]",
-            ),
-            click.option(
-                "--build",
-                help="Shell command that builds it again after a change, without network.  [default: --setup]",
-            ),
-            click.option("--test", help="Shell command that runs its tests.  [default: python -m pytest, or npm test]"),
-            click.option(
-                "--python",
-                metavar="VERSION",
-                help="The Python it needs: 3.6 to 3.13, or a path.  [default: runoff's own]",
-            ),
-            click.option(
-                "--index-host",
-                "index_hosts",
-                multiple=True,
-                metavar="HOST",
-                help="A package index that the setup may reach, beside those that pip, uv and npm are configured with.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
-def _published(command: Any) -> Any:
-    """What becomes of a patch. Nothing is published unless it is asked for."""
-    for option in reversed(
-        [
-            click.option(
-                "--branch",
-                metavar="[NAME]",
-                is_flag=False,
-                flag_value="",
-                help="Make a branch with one commit; work tree and index stay as they are.  [default name: runoff/issue-N]",
-            ),
-            click.option("--push", is_flag=True, help="Push that branch, and do no more."),
-            click.option("--pr", is_flag=True, help="Push it, and open a draft pull request that says what is proven."),
-            click.option("--comment", is_flag=True, help="Say on the issue what came of it."),
-            click.option(
-                "--with-test",
-                is_flag=True,
-                help="Add the reproduction as a test of the project's own, if it tells there.",
-            ),
-            click.option(
-                "--remote",
-                metavar="NAME|URL",
-                help="Where to push to, such as your fork.  [default: the issue's repository, else origin]",
-            ),
-            click.option(
-                "--into",
-                metavar="BRANCH",
-                help="What the pull request is to be merged into.  [default: the default branch]",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
-def _on_server(command: Any) -> Any:
-    """How an issue on GitHub is read."""
-    for option in reversed(
-        [
-            click.option(
-                "--comments",
-                type=click.Choice(["auto", "all", "none"]),
-                help="Which comments of an issue on GitHub are read.  [default: auto, all but those of programs and those "
-                "that give the answer away]",
-            ),
-            click.option(
-                "--unless-claimed",
-                is_flag=True,
-                help="Stop, before anything is paid, if an open pull request says that it closes the issue.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
-def _executor(command: Any) -> Any:
-    """Where instances are solved."""
-    for option in reversed(
-        [
-            click.option(
-                "--executor",
-                type=click.Choice(["local", "ray"]),
-                default="local",
-                show_default=True,
-                help="Where instances are solved: on this machine, or on the nodes of a Ray cluster (extra `ray`).",
-            ),
-            click.option(
-                "--address",
-                metavar="HOST:PORT",
-                help="The Ray cluster.  [default: $RAY_ADDRESS, else the one that this machine belongs to]",
-            ),
-            click.option(
-                "--shared",
-                is_flag=True,
-                help="Sources and --index lie at the same paths on every node; else repositories are sent to each.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
 @cli.command()
 @click.argument("target")
 @click.option("--issue", metavar="TEXT|@FILE", help="The issue: its text, or @ and a file that holds it.")
@@ -303,12 +33,12 @@ def _executor(command: Any) -> Any:
     help="The base commit of a git repository.  [default: HEAD; of an issue on GitHub the default branch's last before "
     "it was opened]",
 )
-@_on_server
-@_commands
-@_options
-@_executor
-@_confident
-@_published
+@options.ON_SERVER
+@options.COMMANDS
+@options.ASKING
+@options.EXECUTOR
+@options.CONFIDENT
+@options.PUBLISHED
 def solve(**given: Any) -> None:
     """Resolve an issue: TARGET is its address on GitHub, or a local git repository or source tree, with --issue.
 
@@ -334,9 +64,9 @@ def solve(**given: Any) -> None:
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--instance", metavar="ID", help="Which of the run's instances.  [default: its only one]")
-@_published
-@_STATES
-@_SANDBOX
+@options.PUBLISHED
+@options.STATES
+@options.SANDBOX
 def publish(**given: Any) -> None:
     """Publish what a finished RUN decided for, when somebody has looked at it: a branch, a push, a draft pull request.
 
@@ -358,7 +88,7 @@ def publish(**given: Any) -> None:
     "--live", is_flag=True, help="Ask a real model instead of playing the recorded answers; needs --model and --budget."
 )
 @click.option("--only", multiple=True, metavar="ID", help="Only these issues.")
-@_options
+@options.ASKING
 def demo(**given: Any) -> None:
     """Resolve real issues of real projects here, without a key: the sandboxes, tests and votes are real, the model's answers recorded.
 
@@ -380,21 +110,7 @@ def demo(**given: Any) -> None:
     metavar="WHICH",
     help="Only these: ids, globs ('django__*'), slices (0:50), @FILE; several with commas.",
 )
-@click.option(
-    "--repositories",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A folder of clones and bundles: OWNER__NAME, OWNER/NAME or NAME, bare or not.",
-)
-@click.option("--remote", metavar="URL", help="What to clone where that has none: a URL with {repo} in it.")
-@click.option(
-    "--images",
-    "use_images",
-    type=click.Choice(["auto", "never", "always"]),
-    default="auto",
-    show_default=True,
-    help="Run in the images that the dataset names, or in environments of our making.",
-)
-@click.option("--registry", metavar="HOST[/PATH]", help="A mirror that has the images.")
+@options.SOURCES
 @click.option(
     "--history",
     type=click.Choice(["auto", "all", "none"]),
@@ -410,9 +126,9 @@ def demo(**given: Any) -> None:
     type=click.Choice(["fast", "harness", "both"]),
     help="When all is decided, runoff eval, a process of its own.",
 )
-@_options
-@_executor
-@_confident
+@options.ASKING
+@options.EXECUTOR
+@options.CONFIDENT
 def bench(**given: Any) -> None:
     """Solve the problems of DATASET in batch: verified, lite, full, multilingual, multimodal, releases, or a file or folder
     of rows, SWE-bench tasks or Harbor tasks.
@@ -453,20 +169,15 @@ def bench(**given: Any) -> None:
 )
 @click.option("--issue", metavar="TEXT|@FILE", help="The issue: its text, or @ and a file that holds it.")
 @click.option("--ref", help="The base commit of a git repository.  [default: HEAD]")
-@click.option("--setup", help="Shell command that installs the repository; it may use the network.  [default: a guess]")
-@click.option("--build", help="Shell command that builds it again after a change, without network.  [default: --setup]")
-@click.option("--test", help="Shell command that runs its tests.  [default: python -m pytest, or npm test]")
-@click.option(
-    "--python", metavar="VERSION", help="The Python it needs: 3.6 to 3.13, or a path.  [default: runoff's own]"
-)
+@options.COMMANDS
 @click.option(
     "--measure",
     type=click.Path(path_type=Path),
     metavar="LABELS",
     help="When all is decided, measure it as `runoff replay --labels` does, in a process of its own.",
 )
-@_options
-@_confident
+@options.ASKING
+@options.CONFIDENT
 def elect(**given: Any) -> None:
     """Choose among patches that any agents made: PREDICTIONS are files or folders of theirs.
 
@@ -510,7 +221,7 @@ def elect(**given: Any) -> None:
     help="Draw what the labels say: an SVG and a PNG a figure, and index.html. Takes the extra `figures`.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
-@_confident
+@options.CONFIDENT
 def replay(**given: Any) -> None:
     """Decide a stored RUN, or several, again by other rules, or with fewer trajectories. Asks no model, executes nothing.
 
@@ -580,7 +291,7 @@ def show(**given: Any) -> None:
 )
 @click.option(
     "--limit",
-    type=_Bytes(),
+    type=options.Bytes(),
     default="25MB",
     show_default=True,
     help="The size of that file; what is left out, it says.",
@@ -656,25 +367,9 @@ def verify(**given: Any) -> None:
 @click.option(
     "--timeout", "seconds", type=click.FloatRange(min=1), metavar="SECONDS", help="Of one grading.  [default: 1800]"
 )
-@click.option(
-    "--images",
-    type=click.Choice(["auto", "never", "always"]),
-    default="auto",
-    show_default=True,
-    help="Whether to grade fast in the dataset's images; never: environments are built.",
-)
-@click.option("--registry", metavar="HOST[/PATH]", help="Where the images are, in place of where their names say.")
-@click.option(
-    "--repositories",
-    type=click.Path(exists=True, path_type=Path),
-    metavar="DIR",
-    help="Clones of the repositories whose environments are built.",
-)
-@click.option(
-    "--remote", metavar="URL", help="Where a repository is cloned from that is not there: 'https://…/{repo}'."
-)
-@_STATES
-@_SANDBOX
+@options.SOURCES
+@options.STATES
+@options.SANDBOX
 def evaluate(**given: Any) -> None:
     """Grade what was submitted for a dataset's problems: predictions of any agent, or a RUN of runoff's.
 
@@ -694,19 +389,19 @@ def evaluate(**given: Any) -> None:
 @cli.command()
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.option("--ref", help="The commit.  [default: HEAD]")
-@_INDEX
+@options.INDEX
 @click.option(
     "--model", metavar="NAME", help="Have this model write a line on each source file; named as for solve's --model."
 )
 @click.option(
     "--tests", is_flag=True, help="Run the repository's tests twice, in a sandbox: which pass, which are flaky."
 )
-@_commands
-@_API_BASE
-@_PRICE
-@_BUDGET
-@_STATES
-@_SANDBOX
+@options.COMMANDS
+@options.API_BASE
+@options.PRICE
+@options.BUDGET
+@options.STATES
+@options.SANDBOX
 def prepare(**given: Any) -> None:
     """Do once for REPOSITORY, a local git repository, what every issue of it needs: an index of its code; on request a line
     on each file by a model, and which tests pass.
@@ -731,12 +426,12 @@ def prepare(**given: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
 @click.option("--model", metavar="NAME", help="Try it, and have this model repair the setup if it does not work.")
 @click.option("--index-host", "index_hosts", multiple=True, metavar="HOST", help="As for `runoff solve`.")
-@_API_BASE
-@_PRICE
-@_BUDGET
-@_INDEX
-@_STATES
-@_SANDBOX
+@options.API_BASE
+@options.PRICE
+@options.BUDGET
+@options.INDEX
+@options.STATES
+@options.SANDBOX
 def detect(**given: Any) -> None:
     """Say how REPOSITORY, a git repository or a source tree, is installed and tested, and which of its files say so.
 
@@ -862,7 +557,7 @@ def action(part: str) -> None:
 
 
 @cli.command()
-@_STATES
+@options.STATES
 @click.option("--all", "everything", is_flag=True, help="How limits are held by every sandbox that runs here.")
 def doctor(**given: Any) -> None:
     """Say what is here, what is missing, and the one next command."""
@@ -872,14 +567,16 @@ def doctor(**given: Any) -> None:
 
 
 @cli.command()
-@_STATES
+@options.STATES
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option(
     "--all", "everything", is_flag=True, help="All states and clones: they are made again when they are needed."
 )
-@click.option("--older-than", type=_Age(), help="Also states and clones that were not used for so long: 7d, 12h.")
 @click.option(
-    "--limit", type=_Bytes(), help="Also the states used least recently, until the rest takes no more than this."
+    "--older-than", type=options.Age(), help="Also states and clones that were not used for so long: 7d, 12h."
+)
+@click.option(
+    "--limit", type=options.Bytes(), help="Also the states used least recently, until the rest takes no more than this."
 )
 @click.option("--json", "as_json", is_flag=True, help="Say it as JSON, in bytes.")
 def clean(**given: Any) -> None:

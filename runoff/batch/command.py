@@ -44,7 +44,7 @@ def bench_command(
     chosen: Sequence[str],
     repositories: Path | None,
     remote: str | None,
-    use_images: str,
+    images: str,
     registry: str | None,
     history: str,
     at_once: int | None,
@@ -57,7 +57,7 @@ def bench_command(
     where: dict[str, Any] = {
         "repositories": repositories,
         "remote": remote,
-        "images": use_images,
+        "images": images,
         "registry": registry,
         "history": history,
     }
@@ -79,7 +79,7 @@ def bench_command(
     if grade:
         # A process of its own: this one, which solved, never opens an answer.
         command = [sys.executable, "-c", "from runoff.cli import main; main()", "eval", str(out), "--dataset", dataset]
-        told = {"grader": grade, "states": place, "images": use_images, "registry": registry}
+        told = {"grader": grade, "states": place, "images": images, "registry": registry}
         told |= {"repositories": repositories, "remote": remote, "sandbox": options.get("sandbox")}
         command += [word for name, value in told.items() if value is not None for word in (f"--{name}", str(value))]
         graded = subprocess.run(command, check=False)
