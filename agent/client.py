@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from runoff.agent import providers, tools
+from runoff.agent import chat, providers, tools
 from runoff.agent.budget import Budget, Prices, estimated
 from runoff.agent.pace import Gate, Minute, Rate, Warmth
 from runoff.agent.patience import Patience
@@ -27,7 +27,6 @@ from runoff.agent.protocol import (
     Reply,
     Request,
     Stopping,
-    Token,
     ToolCall,
     Usage,
 )
@@ -176,7 +175,7 @@ class LiteLLM:
         call.check()
         samples = 1 + len(others()) if self._gives_several(request.model) else 1
         began = time.monotonic()
-        heard = _Heard()
+        heard = chat.Heard()
         failure: Exception
         try:
             # Of the whole call: litellm's own begins anew with every byte, and some providers send blanks while they think.
@@ -209,12 +208,12 @@ class LiteLLM:
         # Raised out of the handler, so that no traceback goes on to litellm's error, where a key might be.
         raise failure
 
-    def _estimate(self, request: Request, heard: _Heard) -> Bill:
+    def _estimate(self, request: Request, heard: chat.Heard) -> Bill:
         usage, price = estimated(request.conversation, "".join(heard.billed)), self.price_of(request.model)
         return Bill(usage=usage, cost=price.of(usage) if price else None)
 
     async def _answer(
-        self, request: Request, heard: _Heard, begun: Callable[[], None], samples: int = 1
+        self, request: Request, heard: chat.Heard, begun: Callable[[], None], samples: int = 1
     ) -> list[Reply]:
         arguments = self._arguments(request)
         if self.stall is None or request.sampling.logprobs is not None or samples > 1:
@@ -228,7 +227,7 @@ class LiteLLM:
             if len(replies) == 1:
                 return replies
             price = self.price_of(request.model)
-            return divided(replies, _whole(replies, counted), replies[0].cost, price and price.output)
+            return divided(replies, chat.whole(replies, counted), replies[0].cost, price and price.output)
         stream = await providers.litellm().acompletion(**arguments, stream=True, stream_options={"include_usage": True})
         try:
             await self._hear(stream, heard, begun)
@@ -268,7 +267,7 @@ class LiteLLM:
         takes = providers.takes_n(model) if self.several is None else self.several
         return takes and model not in self._one_each
 
-    async def _hear(self, stream: Any, heard: _Heard, begun: Callable[[], None]) -> None:
+    async def _hear(self, stream: Any, heard: chat.Heard, begun: Callable[[], None]) -> None:
         """Take in an answer as it comes. Raises _Stalled if it has begun and does not go on."""
         async for piece in stream:
             heard.take(piece)
@@ -288,7 +287,7 @@ class LiteLLM:
         native = self._takes_tools(request.model)
         arguments: dict[str, Any] = {
             "model": request.model,
-            "messages": _messages(request, native=native, marked=providers.marks_cache(request.model)),
+            "messages": chat.messages(request, native=native, marked=providers.marks_cache(request.model)),
             "timeout": self.timeout,
             "num_retries": 0,
             "max_retries": 0,
@@ -325,9 +324,9 @@ class LiteLLM:
         counted: Any,
         logprobs: Any,
     ) -> Reply:
-        text = _sendable(text)
-        calls = tuple(ToolCall(id=id_, name=name, arguments=_sendable(asked)) for id_, name, asked in called)
-        usage, cost = _usage(counted), None
+        text = chat.sendable(text)
+        calls = tuple(ToolCall(id=id_, name=name, arguments=chat.sendable(asked)) for id_, name, asked in called)
+        usage, cost = chat.usage(counted), None
         if usage.input + usage.output == 0:
             # So that a cap on tokens holds; the cost stays unknown.
             usage = estimated(request.conversation, text + "".join(call.arguments for call in calls))
@@ -338,7 +337,7 @@ class LiteLLM:
         if request.tools and not self._takes_tools(request.model):
             text, calls = tools.parsed(text, request.conversation)
         return Reply(
-            text=text, calls=calls, usage=usage, cost=cost, finish=str(finish or "stop"), tokens=_tokens(logprobs)
+            text=text, calls=calls, usage=usage, cost=cost, finish=str(finish or "stop"), tokens=chat.tokens(logprobs)
         )
 
     def _failure(self, model: str, error: Exception) -> Exception:
@@ -431,39 +430,6 @@ class _Endpoint(NamedTuple):
     warmth: Warmth
 
 
-class _Heard:
-    """What has come of an answer so far."""
-
-    def __init__(self) -> None:
-        self.text: list[str] = []
-        self.calls: dict[int, list[str]] = {}
-        """Id, name and arguments by the call's index."""
-        self.billed: list[str] = []
-        """All that was generated: text, arguments, and thinking that is not part of the reply."""
-        self.finish: str | None = None
-        self.counted: Any = None
-        self.uncounted = False
-        """Whether all of it has come but for what it took."""
-
-    def take(self, piece: Any) -> None:
-        self.counted = getattr(piece, "usage", None) or self.counted
-        for choice in piece.choices[:1]:
-            self._take(choice)
-
-    def _take(self, choice: Any) -> None:
-        delta = choice.delta
-        self.text.append(delta.content or "")
-        said = [delta.content, getattr(delta, "reasoning_content", None)]
-        for part in getattr(delta, "tool_calls", None) or ():
-            call = self.calls.setdefault(part.index, ["", "", ""])
-            call[0] = part.id or call[0]
-            call[1] = part.function.name or call[1]
-            call[2] += part.function.arguments or ""
-            said.append(part.function.arguments)
-        self.billed += filter(None, said)
-        self.finish = choice.finish_reason or self.finish
-
-
 class _Lost:
     """What the attempts of one call took that gave no reply."""
 
@@ -489,81 +455,6 @@ def _sum(bills: list[Bill]) -> Bill | None:
     costs = [bill.cost for bill in bills if bill.cost is not None]
     usage = sum((bill.usage for bill in bills), Usage())
     return Bill(usage=usage, cost=sum(costs) if len(costs) == len(bills) else None) if bills else None
-
-
-def _whole(replies: Sequence[Reply], counted: Any) -> Usage:
-    """What all samples of one request took: each says it of all, unless nobody counted and each was estimated alone."""
-    known = _usage(counted)
-    if known.input + known.output:
-        return known
-    return replies[0].usage.model_copy(update={"output": sum(reply.usage.output for reply in replies)})
-
-
-def _usage(counted: Any) -> Usage:
-    given, said = getattr(counted, "prompt_tokens_details", None), getattr(counted, "completion_tokens_details", None)
-    cached = getattr(given, "cached_tokens", None) or getattr(counted, "cache_read_input_tokens", None) or 0
-    written = (
-        getattr(given, "cache_creation_tokens", None) or getattr(counted, "cache_creation_input_tokens", None) or 0
-    )
-    return Usage(
-        input=max(getattr(counted, "prompt_tokens", None) or 0, cached + written),
-        cached=cached,
-        written=written,
-        output=getattr(counted, "completion_tokens", None) or 0,
-        reasoning=getattr(said, "reasoning_tokens", None) or 0,
-    )
-
-
-def _tokens(reported: Any) -> tuple[Token, ...] | None:
-    content = getattr(reported, "content", None)
-    if not content:
-        return None
-    tokens = []
-    for token in content:
-        alternatives: dict[str, float] = {}
-        for other in token.top_logprobs or ():
-            text = _sendable(other.token)
-            # Two tokens may be read as one text (parts of a character): the likelier stands for it.
-            alternatives[text] = max(_finite(other.logprob), alternatives.get(text, -math.inf))
-        tokens.append(Token(text=_sendable(token.token), logprob=_finite(token.logprob), alternatives=alternatives))
-    return tuple(tokens)
-
-
-def _finite(logprob: float | None) -> float:
-    return logprob if logprob is not None and math.isfinite(logprob) else -9999.0  # as OpenAI writes "impossible"
-
-
-def _messages(request: Request, *, native: bool, marked: bool) -> list[dict[str, Any]]:
-    """A conversation as the chat-completions interface takes it. `marked`: the provider caches what it is told to."""
-    talk = request.conversation.messages()
-    messages: list[dict[str, Any]] = []
-    for said in talk:
-        role, text = (said.role, said.text) if native else tools.said(said)
-        message: dict[str, Any] = {"role": role, "content": _sendable(text)}
-        if native and said.calls:
-            message |= {"content": message["content"] or None, "tool_calls": tools.native_calls(said.calls)}
-        if native and said.role == "tool":
-            message["tool_call_id"] = said.call
-        messages.append(message)
-    if request.tools and not native:
-        messages[0]["content"] += f"\n\n{tools.described(request.tools)}"  # at the end: what is shared stays a prefix
-    for message in (messages[0], messages[-1]) if marked else ():
-        _mark(message)
-    return messages
-
-
-def _mark(message: dict[str, Any]) -> None:
-    """Have what ends here cached: what all trajectories share, and the conversation so far."""
-    mark = {"type": "ephemeral"}
-    if message["role"] == "tool":
-        message["cache_control"] = mark
-    elif isinstance(message["content"], str) and message["content"]:
-        message["content"] = [{"type": "text", "text": message["content"], "cache_control": mark}]
-
-
-def _sendable(text: str) -> str:
-    """Undecodable bytes of a program's output are lone surrogates here, and those no request can carry."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def _retry_after(error: Exception) -> float:

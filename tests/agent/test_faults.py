@@ -18,7 +18,8 @@ import pytest
 
 from runoff.agent import providers
 from runoff.agent.budget import Budget, Prices
-from runoff.agent.client import LiteLLM, _messages
+from runoff.agent.chat import messages
+from runoff.agent.client import LiteLLM
 from runoff.agent.faulty import TRANSIENT, Fault, Faulty, seeded
 from runoff.agent.log import Log, read
 from runoff.agent.pace import Rate
@@ -61,7 +62,7 @@ class Client(LiteLLM):
         )
 
     async def _attempt(self, call: Call, *how: Any) -> list[Reply]:
-        token = _Asked.now.set(_Asked(Faulty.digest(_messages(call.request, native=True, marked=False))))
+        token = _Asked.now.set(_Asked(Faulty.digest(messages(call.request, native=True, marked=False))))
         try:
             return await super()._attempt(call, *how)
         finally:

@@ -220,13 +220,13 @@ def test_a_call_that_is_cancelled_while_it_warms_keeps_nobody_waiting() -> None:
 
 
 def test_a_cache_is_marked_where_the_provider_wants_marks() -> None:
-    from runoff.agent.client import _messages
+    from runoff.agent.chat import messages
     from runoff.agent.providers import marks_cache
 
     assert marks_cache("anthropic/claude-sonnet-4-5")
     assert marks_cache("bedrock/anthropic.claude-3-haiku-20240307-v1:0")
     assert not marks_cache("openai/gpt-4o-mini")
     talk = Message("system", "shared").then("user", "one").then("assistant", "two").then("user", "three")
-    sent = _messages(Request("m", Sampling(), talk), native=True, marked=True)
+    sent = messages(Request("m", Sampling(), talk), native=True, marked=True)
     assert [isinstance(message["content"], list) for message in sent] == [True, False, False, True]
     assert sent[0]["content"] == [{"type": "text", "text": "shared", "cache_control": {"type": "ephemeral"}}]
