@@ -83,6 +83,11 @@ def solve_request(
     elif target.endswith(".jsonl") and Path(target).is_file():
         instances = problems(Path(target), options.get("index") or default_place())
     else:
+        if not Path(target).exists():
+            raise BadTarget(
+                f"no such path: {target}; give a git repository or an unpacked source tree, or an issue's address: "
+                "https://github.com/OWNER/REPOSITORY/issues/N or OWNER/REPOSITORY#N"
+            )
         made, notes = local_instance(Path(target), read_issue(issue), ref=ref, **commands)
         instances = [made]
         for note in notes:

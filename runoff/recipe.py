@@ -6,9 +6,9 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from runoff.agent.budget import parse_budget
 from runoff.agent.context import ContextRecipe
@@ -119,14 +119,35 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
         for setting in settings:
             _set(data, setting)
         given = data.get("selection", {})
-        if isinstance(file := given.get("calibration"), str):
+        if isinstance(given, dict) and isinstance(file := given.get("calibration"), str):
             data["selection"] = given | {"calibration": read_calibration(Path(file)).model_dump()}
         return Recipe.model_validate(data)
     except tomllib.TOMLDecodeError as error:
         raise BadRecipe(f"{name}: not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadRecipe(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = [str(part) for part in first["loc"]]
+        at = ".".join(where)
+        said = first["msg"][:1].lower() + first["msg"][1:]
+        if first["type"] == "extra_forbidden":
+            said = f"no such setting; there are {', '.join(_settings(where[:-1]))}"
+        given = next((text for text in settings if _is_of(text.partition("=")[0].strip(), at)), None)
+        raise BadRecipe(f"{f'--set {given}' if given else f'recipe {name}: {at}'}: {said}") from None
+
+
+def _is_of(setting: str, at: str) -> bool:
+    return f"{setting}.".startswith(f"{at}.") or f"{at}.".startswith(f"{setting}.")
+
+
+def _settings(part: Sequence[str]) -> list[str]:
+    """The names of what can be set in a part of the recipe, whole."""
+    model: type[BaseModel] = Recipe
+    for name in part:
+        kinds = model.model_fields[name].annotation
+        model = next(
+            kind for kind in (kinds, *get_args(kinds)) if isinstance(kind, type) and issubclass(kind, BaseModel)
+        )
+    return [".".join((*part, name)) for name in model.model_fields]
 
 
 def read_calibration(file: Path) -> Calibration:
@@ -152,4 +173,6 @@ def _set(data: dict[str, Any], setting: str) -> None:
     *parents, last = name.strip().split(".")
     for parent in parents:
         data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise BadRecipe(f"--set {setting}: {parent} is one setting, with no parts")
     data[last] = value

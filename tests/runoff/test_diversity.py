@@ -67,3 +67,27 @@ def test_models_of_a_role_take_turns() -> None:
 def test_a_role_that_is_played_once_takes_one_model() -> None:
     with pytest.raises(ModelMisconfigured, match="verifier has a model already"):
         roles(["openai/any", "verifier=openai/a", "verifier=openai/b"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("a.b=1", "--set a.b=1: no such setting; there are name, trajectories,"),
+        (
+            "selection.regression.y=1",
+            "--set selection.regression.y=1: no such setting; there are selection.regression.files,",
+        ),
+        ("selection.verifier.zz=1", "no such setting; there are selection.verifier.verdicts,"),
+        ("selection.regression.files=a", "--set selection.regression.files=a: input should be a valid integer"),
+        ("trajectories=0", "--set trajectories=0: input should be greater than or equal to 1"),
+        ("selection=1", "--set selection=1: "),
+        ('strategies=["x"]', "--set strategies=[\"x\"]: input should be 'pair', 'shell' or 'tools'"),
+        ("name.x=1", "name is one setting"),
+        ("x", "write it as part.name=value"),
+    ],
+)
+def test_a_setting_that_does_not_exist_or_fit_is_named_with_those_that_there_are(setting: str, says: str) -> None:
+    with pytest.raises(BadRecipe) as said:
+        load_recipe("hybrid", [setting])
+    assert says in str(said.value)
+    assert "\n" not in str(said.value)
