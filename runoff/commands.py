@@ -160,12 +160,15 @@ def problems(file: Path, index: Path | None = None) -> list[Instance]:
             continue
         try:
             row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row["target"], str):
+                raise ValueError("it is an object whose target is a path")
             wanted = prepared.commands(index, file.parent / row["target"]) if index else {}
             wanted |= {name: row[name] for name in ("ref", "setup", "build", "test", "python") if row.get(name)}
             made, _ = local_instance((file.parent / row["target"]), str(row["issue"]), **wanted)
         except (ValueError, KeyError, TypeError) as error:
             raise BadTarget(
-                f'{file}, line {number}: not a problem {{"target", "issue", …}}: {type(error).__name__} {error}'
+                f'{file}, line {number}: not a problem {{"target", "issue", …}}: '
+                + (f"{error} is missing" if isinstance(error, KeyError) else str(error))
             ) from None
         except BadTarget as error:
             raise BadTarget(f"{file}, line {number}: {error}") from None

@@ -30,7 +30,7 @@ def roles(given: Sequence[str]) -> dict[str, str]:
     default, own = None, dict[str, str]()
     for text in given:
         role, equals, name = text.partition("=")
-        if not equals:
+        if not equals or not role.isidentifier():  # openai/gpt-5?effort=high
             default = text
         elif role in own and role not in _IN_TURNS:
             raise ModelMisconfigured(

@@ -96,7 +96,7 @@ class Bubblewrap(ByExecution):
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            why = (error.strerror or str(error)).lower()
+            why = "it is a file" if self._root.is_file() else (error.strerror or str(error)).lower()
             raise SandboxUnavailable(f"cannot make {self._root}: {why}", "give another --states") from None
         for mode in modes:
             try:

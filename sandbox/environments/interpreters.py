@@ -13,6 +13,9 @@ from pathlib import Path
 
 from runoff.sandbox.protocol import SandboxUnavailable, Value
 
+OLDEST = (3, 6)
+"""What the environments' own tools and the test harness still run on."""
+
 _ASK = "import json, sys; print(json.dumps([sys.version.split()[0], sys.version, sys.base_prefix]))"
 
 
@@ -121,9 +124,15 @@ def _pythons(wanted: str = "") -> Iterator[tuple[str, Path]]:
 
 
 def _missing_python(wanted: str) -> Interpreter:
-    known = sorted({version for version, _ in _pythons()}, key=lambda text: [int(n) for n in text.split(".")])
+    known = sorted({tuple(map(int, version.split("."))) for version, _ in _pythons()})
+    named = ", ".join(".".join(map(str, version)) for version in known if version >= OLDEST)
+    if re.fullmatch(r"\d+\.\d+(\.\d+)?", wanted) and tuple(map(int, wanted.split("."))) < OLDEST:
+        raise SandboxUnavailable(
+            f"Python {wanted} cannot be used: 3.6 is the oldest that can",
+            f"give one that the repository also works with (there are: {named or 'none'})",
+        )
     raise SandboxUnavailable(
-        f"Python {wanted} is not on this machine (there are: {', '.join(known) or 'none'})",
+        f"Python {wanted} is not on this machine (there are: {named or 'none'})",
         "install it (pyenv install VERSION, uv python install VERSION), or give a path",
     )
 

@@ -58,6 +58,8 @@ def test_trajectories_are_shown_more_or_less_of_the_context_in_turn(tmp_path: Pa
 
 
 def test_models_of_a_role_take_turns() -> None:
+    assert set(roles(["openai/any?effort=high"]).values()) == {"openai/any?effort=high"}
+    assert roles(["openai/any", "editor=openai/a?effort=low"])["editor"] == "openai/a?effort=low"
     given = roles(["openai/any", "editor=openai/a", "editor=recorded:a folder", "verifier=openai/v"])
     models = given["editor"].splitlines()
     assert [dealt(models, n) for n in (1, 2, 3)] == ["openai/a", "recorded:a folder", "openai/a"]

@@ -185,8 +185,10 @@ async def test_a_source_trees_own_history_is_left_out(index: None, sandbox: Bubb
 
 
 def test_a_python_that_is_not_here_is_said_with_those_that_are() -> None:
-    with pytest.raises(SandboxUnavailable, match=r"Python 3\.2 is not on this machine \(there are: .*3\.\d+"):
+    with pytest.raises(SandboxUnavailable, match=r"Python 3\.2 cannot be used: 3\.6 is the oldest"):
         interpreters.find_python("3.2")
+    with pytest.raises(SandboxUnavailable, match=r"Python 3\.99 is not on this machine \(there are: .*3\.\d+"):
+        interpreters.find_python("3.99")
     for wrong in ("/nowhere/python", "three", "3", "3.11; rm"):
         with pytest.raises(SandboxUnavailable, match="is not on this machine"):
             interpreters.find_python(wrong)
