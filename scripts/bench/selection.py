@@ -39,6 +39,7 @@ from runoff.selection.evidence import Evidence
 from runoff.selection.fusion import Fused, fuse
 from runoff.selection.pool import Member, Pool, Rule, blind, first, majority, shortest
 from runoff.selection.predictions import read_predictions
+from runoff.selection.protocol import OutcomeTable
 from runoff.selection.sameness import fingerprint, same_lines, same_text
 
 SEED = "selection/2026"
@@ -106,31 +107,40 @@ def undecided(pool: Pool) -> list[float]:
 
 
 class Seen(NamedTuple):
-    """What execution says of a candidate."""
+    """What execution said of an instance's candidates."""
 
-    broken: float | None
-    """How many of the repository's tests it breaks; None: it could not be told, infinite: no candidate."""
-    passed: float | None
-    """Of the tests that others brought the share that it passes; None: there are none."""
+    entries: dict[str, str]
+    """Member of the pool → its row in the table. Who is not in it had no patch that could be used."""
+    table: OutcomeTable | None
 
+    @classmethod
+    def of(cls, pool: Pool, evidence: Evidence) -> Seen:
+        found = {name: entry.id for entry in evidence.entries for name in entry.proposers}
+        named = {member.id: plain_name(member.agent) for member in pool.members}
+        entries = {member: found.get(name) or found.get(f"{name}#1") for member, name in named.items()}
+        return cls({member: entry for member, entry in entries.items() if entry}, evidence.table)
 
-def seen(pool: Pool, evidence: Evidence) -> dict[str, Seen]:
-    """By member of the pool."""
-    table = evidence.table
-    entry = {name: entry.id for entry in evidence.entries for name in entry.proposers}
-
-    def of(name: str | None) -> Seen:
-        if name is None:
-            return Seen(math.inf, None)
-        if table is None:
-            return Seen(0.0, None)
-        others = [table.rows[name][test] for test in table.generated if name not in table.authors.get(test, ())]
-        told = [cell == "pass" for cell in others if cell != "could not tell"]
-        lost = table.broken.get(name, ())
-        return Seen(None if lost is None else float(len(lost)), sum(told) / len(told) if told else None)
-
-    named = {member.id: plain_name(member.agent) for member in pool.members}
-    return {member: of(entry.get(name, entry.get(f"{name}#1"))) for member, name in named.items()}
+    def bare(self) -> Seen:
+        """Tests by number: nothing of a patch, a test or a repository."""
+        if not (table := self.table):
+            return self
+        of = {test: f"{n}" for n, test in enumerate(table.generated)}
+        own = {test: f"{n}" for n, test in enumerate(table.repository)}
+        lost = {
+            row: None if broken is None else tuple(own[test] for test in broken) for row, broken in table.broken.items()
+        }
+        return Seen(
+            self.entries,
+            OutcomeTable(
+                generated=tuple(of.values()),
+                base={of[test]: table.base[test] for test in of},
+                rows={row: {of[test]: cells[test] for test in of} for row, cells in table.rows.items()},
+                control=table.control,
+                repository=tuple(own.values()),
+                broken=lost,
+                authors={of[test]: by for test, by in table.authors.items() if test in of},
+            ),
+        )
 
 
 class Executed:
@@ -140,28 +150,46 @@ class Executed:
     """
 
     def __init__(self, batch: Mapping[str, Pool], runs: Sequence[Path]) -> None:
-        self._seen = dict[str, dict[str, Seen]]()
+        self._seen = dict[str, Seen]()
         for run in runs:
-            if run.is_file():
-                kept = json.loads(run.read_text())
-                self._seen |= {name: {of: Seen(*said) for of, said in found.items()} for name, found in kept.items()}
-            else:
+            if run.is_dir():
                 found = Stored(run).evidence
-                self._seen |= {name: seen(batch[name], evidence) for name, evidence in found.items()}
+                self._seen |= {name: Seen.of(batch[name], evidence) for name, evidence in found.items()}
+                continue
+            with gzip.open(run, "rt") as lines:
+                for row in map(json.loads, lines):
+                    table = row["table"] and OutcomeTable.model_validate(row["table"])
+                    self._seen[row["instance"]] = Seen(row["entries"], table)
 
     def keep(self, file: Path) -> None:
-        """A line an instance: numbers alone, nothing of a patch or a repository."""
-        lines = (f"{json.dumps(name)}: {json.dumps(found)}" for name, found in sorted(self._seen.items()))
-        file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        with gzip.GzipFile(file, "wb", mtime=0) as lines:
+            for name, one in sorted(self._seen.items()):
+                entries, table = one.bare()
+                row = {"instance": name, "entries": entries, "table": table and table.model_dump(exclude_defaults=True)}
+                lines.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
 
     def __contains__(self, pool: Pool) -> bool:
         return pool.instance in self._seen
 
     def broken(self, pool: Pool) -> list[float | None]:
-        return [self._seen[pool.instance][member.id].broken for member in pool.members]
+        """For each member how many of the repository's tests it breaks; None: it could not be told, infinite: no candidate."""
+        entries, table = self._seen[pool.instance]
+
+        def of(entry: str | None) -> float | None:
+            lost = table.broken.get(entry, ()) if entry and table else ()
+            return math.inf if entry is None else None if lost is None else float(len(lost))
+
+        return [of(entries.get(member.id)) for member in pool.members]
 
     def votes(self, pool: Pool) -> list[float | None]:
-        return [self._seen[pool.instance][member.id].passed for member in pool.members]
+        """For each member the share of the tests that others brought and it passes; None: there are none."""
+        (entries, table), found = self._seen[pool.instance], list[float | None]()
+        for entry in (entries.get(member.id) for member in pool.members):
+            tests = table.generated if table and entry else ()
+            others = [table.rows[entry][test] for test in tests if entry not in table.authors.get(test, ())]
+            told = [cell == "pass" for cell in others if cell != "could not tell"]
+            found.append(sum(told) / len(told) if told else None)
+        return found
 
     def witnesses(self, pool: Pool) -> dict[str, list[str | None]]:
         """For `learn`: whether the suite stands, and whether tests of others pass."""
