@@ -156,3 +156,24 @@ def _executed_again_where_the_record_is_gone(run: Path, states: Path) -> None:
 def _fresh(folder: Path) -> Any:
     folder.mkdir()
     return folder
+
+
+@pytest.mark.full
+def test_the_step_that_installs_leaves_a_runoff_that_works(tmp_path: Path) -> None:
+    checkout = tmp_path / "action"
+    checkout.mkdir()
+    archive = subprocess.run(["git", "-C", ROOT, "archive", "HEAD"], check=True, capture_output=True).stdout
+    subprocess.run(["tar", "-x", "-C", checkout], input=archive, check=True)
+    (step,) = (
+        one for one in Runner(tmp_path / "unused", {}, {}).action["runs"]["steps"] if one["name"].startswith("Install")
+    )
+    env = os.environ | {"RUNNER_TEMP": str(tmp_path), "GITHUB_ACTION_PATH": str(checkout)}
+    script = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+    done = subprocess.run(script, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    runoff = tmp_path / "runoff-venv" / "bin" / "runoff"
+    found = subprocess.run([runoff, "doctor"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    home = "import runoff, runoff.agent.client; print(runoff.__file__)"
+    where = subprocess.run([runoff.with_name("python"), "-c", home], cwd=tmp_path, capture_output=True, text=True)
+    assert Path(where.stdout.strip()).is_relative_to(tmp_path / "runoff-venv"), where.stderr
