@@ -19,6 +19,8 @@ from runoff.sandbox.protocol import Limits, State, Value
 
 _SUBJECT = re.compile(r"^tests?_|_tests?$")
 
+_MOST_SECONDS = 120
+
 SUITE = "the whole suite"
 """The one test id of a command whose results are known by its exit code only."""
 
@@ -27,7 +29,10 @@ class RegressionRecipe(Value):
     files: int = 12
     """Test files near the change that are run."""
     seconds: float = 300
-    """Wall time of one run of them."""
+    """Wall time after which one run of them is ended."""
+    each: float | None = None
+    """Wall time that a candidate's run of them may take, as it is seen on the base: where it takes more, the files furthest from
+    the change are left out. None: 120."""
 
 
 class Outcomes(Value):
@@ -35,6 +40,8 @@ class Outcomes(Value):
 
     tests: dict[str, Literal["passed", "failed", "skipped"]] | None
     why: str = ""
+    seconds: float = 0.0
+    """Wall time of the run."""
 
 
 def collected(path: str) -> bool:
@@ -118,7 +125,7 @@ async def run_tests(
             tests=None,
             why=f"`{shlex.join([environment.test, *chosen])}` gave no result of any test: {done.text[-300:].strip()}",
         )
-    return Outcomes(tests=tests)
+    return Outcomes(tests=tests, seconds=done.seconds)
 
 
 async def on_base(
@@ -127,7 +134,8 @@ async def on_base(
     """The files of those chosen that can be run, the tests in them that pass on the base each time, and why there are none.
 
     One file may take the others with it: it hangs, or ends the runner (Django's, for want of a database). So where all
-    together give nothing, each is run by itself for its share of the time, and those that give nothing are left out.
+    together give nothing, each is run by itself for its share of the time, and those that give nothing are left out. Where
+    they take longer than a candidate's run may, fewer are run, in proportion: those nearest to the change.
     """
 
     async def run(files: Sequence[str], repetition: int = 0, share: int = 1) -> Outcomes:
@@ -139,6 +147,10 @@ async def on_base(
         alone = await settled(*(run([path], share=len(chosen)) for path in chosen))
         files = [path for path, outcome in zip(chosen, alone, strict=True) if outcome.tests]
         first = await run(files) if files else first
+    most = _MOST_SECONDS if recipe.each is None else recipe.each
+    while first.seconds > most and len(files) > 1:
+        files = files[: max(1, int(len(files) * most / first.seconds))]
+        first = await run(files)
     return files, passing(first, await run(files, 1)) if first.tests else (), first.why
 
 

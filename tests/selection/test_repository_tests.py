@@ -294,3 +294,18 @@ def test_a_file_that_takes_the_others_with_it_is_left_out(workshop: Workshop, ba
     running, stable, _ = workshop.play(scene)
     assert running == ["test_good.py", "test_more.py"]
     assert stable == ("test_good::test_good", "test_more::test_more")
+
+
+def test_where_they_take_too_long_for_every_candidate_those_nearest_are_run(workshop: Workshop) -> None:
+    slow = "import time\ndef test_slow(): time.sleep(0.7)\n"
+    files = {"test_near.py": "def test_near(): pass\n", **{f"test_far_{n}.py": slow for n in range(3)}}
+    environment = workshop.environment(files, test="python -m pytest")
+
+    async def scene(world: World) -> tuple[list[str], tuple[str, ...], str]:
+        return await on_base(world, environment, list(files), RegressionRecipe(each=1.5))
+
+    running, stable, _ = workshop.play(scene)
+    assert running == list(files)[: len(running)]
+    assert 1 <= len(running) < 4
+    assert "test_near::test_near" in stable
+    assert len(stable) == len(running)
