@@ -71,6 +71,7 @@ def report(run: Run, results: Sequence[Result], *, seconds: float, notes: Sequen
     return template.render(
         cases=[Case(n, result, instances.get(result.instance)) for n, result in enumerate(results, 1)],
         ledger=ledger,
+        elected=run.entrants is not None,
         recorded_only=ledger.recorded > 0 and ledger.calls == 0,
         budget=run.budget,
         recipe=run.recipe,
@@ -212,6 +213,11 @@ class Case:
     def decided(self) -> str:
         """How it was decided, as the start of a sentence."""
         return _DECIDED.get(self.result.why.partition(": ")[0], "Chosen")
+
+    @property
+    def by_ranking(self) -> bool:
+        """No run-off was held."""
+        return self.result.why.startswith("ranked: ")
 
     @property
     def by_runoff(self) -> bool:

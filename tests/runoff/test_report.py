@@ -181,8 +181,11 @@ def instance(name: str = "clock", statement: str = "25:00 is taken as a time.\n"
     )
 
 
-def run_of(*instances: Instance, ledger: Ledger = Ledger(calls=1), models: dict[str, str] = {}) -> Run:
+def run_of(
+    *instances: Instance, ledger: Ledger = Ledger(calls=1), models: dict[str, str] = {}, elected: bool = False
+) -> Run:
     stub = SimpleNamespace(
+        entrants={} if elected else None,
         ledger=lambda: ledger,
         recipe=Recipe(),
         models=models or {"editor": "openai/gpt-5", "verifier": "openai/gpt-5-mini"},
@@ -492,6 +495,17 @@ def test_a_choice_by_the_ranking_alone_is_called_so() -> None:
     ranked = selection(reason="ranked: the first of the ranking, without a run-off")
     text = words(report(run_of(), [result(ranked)], seconds=1))
     assert "editing-2. Chosen by the ranking: the first of the ranking, without a run-off" in text
+
+
+def test_an_election_without_a_model_speaks_of_agents_and_of_no_verifier_or_run_off() -> None:
+    chosen = selection(scores={}, reason="ranked: the first of the ranking, without a run-off")
+    said = words(report(run_of(elected=True), [result(chosen)], seconds=1))
+    assert "an election among others’ patches" in said
+    assert "2 agents" in said
+    assert "no verifier read the patches" in said
+    assert "no verdict ·" not in said
+    assert " finalist " not in said
+    assert " finalist " in words(report(run_of(), [result()], seconds=1))
 
 
 def test_recorded_answers_are_called_recorded() -> None:
