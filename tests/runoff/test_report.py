@@ -499,7 +499,9 @@ def test_a_choice_by_the_ranking_alone_is_called_so() -> None:
 
 def test_an_election_without_a_model_speaks_of_agents_and_of_no_verifier_or_run_off() -> None:
     chosen = selection(scores={}, reason="ranked: the first of the ranking, without a run-off")
-    said = words(report(run_of(elected=True), [result(chosen)], seconds=1))
+    outcome = Outcome(instance=instance(), context=None, selection=chosen)
+    said = words(report(run_of(elected=True), [result(chosen, outcome=outcome)], seconds=1))
+    assert "trajectories ended" not in said
     assert "an election among others’ patches" in said
     assert "2 agents" in said
     assert "no verifier read the patches" in said
