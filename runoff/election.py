@@ -19,7 +19,10 @@ from runoff.models import roles
 from runoff.pipeline import Entrants
 from runoff.request import Request, Told
 from runoff.run import exit_code
+from runoff.selection.agreement import relied_on
 from runoff.selection.branches import branch_predictions
+from runoff.selection.fusion import FUSION
+from runoff.selection.pool import Member, Pool
 from runoff.selection.predictions import Prediction, read_predictions
 from runoff.selection.protocol import Candidate
 
@@ -115,7 +118,8 @@ def pooled(
     """Instance → its candidates. Raises BadTarget where no prediction is for any of them.
 
     Where there is one instance, and all predictions are for one, it is that one whatever they call it. A candidate is called
-    after its agent, numbered where the agent made several; an agent's name is data, and decides nothing.
+    after its agent, numbered where the agent made several; an agent's name is data, and decides nothing. What a batch that is
+    large enough says of its agents, without a label, goes with them.
     """
     named = {prediction.instance for prediction in predictions}
     alone = instances[0].id if len(instances) == len(named) == 1 else None
@@ -128,7 +132,20 @@ def pooled(
     if not entrants:
         whose = f"; they are for {', '.join(sorted(named)[:3])}" if named else ""
         raise BadTarget(f"no prediction is for {', '.join(instance.id for instance in instances[:3])}{whose}")
-    return entrants
+    found = relied_on([_members(name, pool) for name, pool in entrants.items()])
+    return {
+        name: pool.model_copy(
+            update={"reliability": {agent: found[agent] for agent in sorted({*pool.origins.values()} & found.keys())}}
+        )
+        for name, pool in entrants.items()
+    }
+
+
+def _members(instance: str, pool: Entrants) -> Pool:
+    return Pool(
+        instance=instance,
+        members=tuple(Member(id=one.id, agent=pool.origins[one.id], patch=one.patch) for one in pool.candidates),
+    )
 
 
 def _pool(predictions: Sequence[Prediction], tests: Sequence[GeneratedTest]) -> Entrants:
@@ -137,7 +154,7 @@ def _pool(predictions: Sequence[Prediction], tests: Sequence[GeneratedTest]) -> 
     for prediction in predictions:
         name = plain_name(prediction.agent)
         seen[name] += 1
-        own = f"{name}#{seen[name]}" if many[name] > 1 else name
+        own = f"{name}#{seen[name]}" if many[name] > 1 or name == FUSION else name
         candidates.append(Candidate(id=own, patch=prediction.patch))
         origins[own] = prediction.agent
     return Entrants(candidates=tuple(candidates), origins=origins, tests=tuple(tests))

@@ -55,6 +55,8 @@ class Entrants(Value):
     """Candidate → the agent that made it."""
     tests: tuple[GeneratedTest, ...] = ()
     """Given from outside: whoever wrote them, they must fail on the base like any other."""
+    reliability: dict[str, float] = {}
+    """Of these agents, what the batch that they are of says: see `Evidence`."""
 
 
 class Outcome(Value):
@@ -151,7 +153,19 @@ async def elect_among(
     tests = [*pool.tests, *(test.value for test in written if test.value)]
     how = election(recipe.selection, with_models=bool(models))
     near = await _suited(instance, tree, environment, how, index)
-    selection = await elect(world, models, shared, tree, environment, pool.candidates, tests, how, pool.origins, near)
+    selection = await elect(
+        world,
+        models,
+        shared,
+        tree,
+        environment,
+        pool.candidates,
+        tests,
+        how,
+        pool.origins,
+        near,
+        pool.reliability,
+    )
     return Outcome(instance=instance, context=context, selection=selection)
 
 

@@ -29,6 +29,11 @@ _EDGES = (0.0, 0.001, 0.2, 0.4, 0.6, 0.8, 0.999)
 """Likeness is told apart as: nothing shared, hardly anything, …, the same."""
 
 
+LEAST = 30
+"""Issues of a batch below which its agents cannot be told apart: among fewer, likeness on each issue alone recovers more
+(docs/measured, selection by text: parts of half 1)."""
+
+
 class AgreementRecipe(Value):
     """The settings of the model. How they were chosen stands in docs/measured."""
 
@@ -66,7 +71,7 @@ class Agents(NamedTuple):
     def known(self, pool: Pool) -> list[float]:
         """The rule: whose agent is the most reliable; candidates of one agent by their likeness to all."""
         return [
-            self.reliability.get(member.agent, 0.0) + self.recipe.likeness * like
+            known(self.reliability.get(member.agent), like, self.recipe)
             for member, like in zip(pool.members, blind(pool), strict=True)
         ]
 
@@ -184,6 +189,16 @@ def learn(
         for member, chance in zip(issue.pool.members, issue.right, strict=True)
     }
     return Agents(reliability, kin, right, says, recipe)
+
+
+def relied_on(pools: Sequence[Pool]) -> dict[str, float]:
+    """Agent → how far it can be relied on, as `known` scores it; of a batch that is too small, nothing."""
+    return learn(pools).reliability if len(pools) >= LEAST else {}
+
+
+def known(reliability: float | None, near: float, recipe: AgreementRecipe = AgreementRecipe()) -> float:
+    """The score of a candidate whose agent the batch says this of: candidates of one agent by their nearness to all."""
+    return (reliability or 0.0) + recipe.likeness * near
 
 
 class _Issue:

@@ -19,12 +19,15 @@ from runoff.agent.patches import file_parts, patched_paths
 from runoff.agent.protocol import Message, digest
 from runoff.agent.step import Ended, Step, World, settled, trajectory
 from runoff.sandbox.protocol import REPO, Refused, Value
+from runoff.selection.agreement import known
 from runoff.selection.brought_tests import bringer
 from runoff.selection.cleaning import clean, tests_aside
 from runoff.selection.confidence import Calibration, abstention, features, stability
 from runoff.selection.counting import counted
 from runoff.selection.evidence import Evidence
 from runoff.selection.further import FurtherRecipe, ask_for_test, remark, wanted
+from runoff.selection.fusion import FUSION, Fused, fuse
+from runoff.selection.pool import Member, Pool, blind
 from runoff.selection.protocol import Asked, Candidate, Confidence, Entry, GeneratedTest, OutcomeTable, Selection
 from runoff.selection.ranking import hybrid
 from runoff.selection.rankings import ranking
@@ -54,6 +57,8 @@ class SelectionRecipe(Value):
     """Whether tests that say the same of every candidate have a vote each, or one together. None: each."""
     suspected: Literal["count", "silent"] | None = None
     """Whether tests that are suspected to be wrong (counting.py) vote. None: they count, and the report names them."""
+    fusion: bool | None = None
+    """Whether one more candidate is made of the edits that recur in the others (fusion.py). None: none is."""
     further: FurtherRecipe | None = None
     """Tests asked for where the others leave the leaders level. None: none are."""
     regression: RegressionRecipe = RegressionRecipe()
@@ -85,14 +90,21 @@ async def elect(
     recipe: SelectionRecipe,
     origins: Mapping[str, str] = {},
     suited: Sequence[str] = (),
+    reliability: Mapping[str, float] = {},
 ) -> Selection:
     """One patch, or none, and everything it was decided on. `models` names one for `verifier` and one for `selector`.
 
     The choice is always defined: where the run-off does not decide, the first of the ranking stands, and `reason` says why.
     Without a model for a role (and `shared`, which is what models are told) that part is left out.
-    `origins`: see `Evidence`; `suited`: see `near`.
+    `origins`, `reliability`: see `Evidence`; `suited`: see `near`.
     """
     entries, rejected = await _entries(world, environment, candidates)
+    fusion = None
+    if recipe.fusion and (made := _fused(entries, tree, origins, reliability)):
+        fusion = made.how
+        whole = [*candidates, Candidate(id=FUSION, patch=made.patch)]
+        entries, rejected = await _entries(world, environment, whole)
+        entries = [_own_voices(entry) for entry in entries]
     if not entries:
         return Selection(chosen=None, reason="none: no candidate could be used", rejected=rejected)
     edits = {candidate.id: tests_aside(candidate.patch) for candidate in candidates} if recipe.brought else {}
@@ -110,6 +122,8 @@ async def elect(
         table=filling.result(),
         scores=judging.result(),
         origins=dict(origins) | _of_their_candidates(filling.result(), origins),
+        reliability=dict(reliability),
+        fusion=fusion,
     )
     if shared and "selector" in models and recipe.further:
         evidence = await _asked_further(
@@ -146,7 +160,7 @@ def rank(evidence: Evidence, recipe: SelectionRecipe) -> Selection:
 
     The first of the ranking is chosen: `undisputed`, or as the first of the finalists, between whom a run-off may decide.
     """
-    table, entries, scores = evidence.table, evidence.entries, evidence.scores
+    table, entries, scores = evidence.table, evidence.relied_on(), evidence.scores
     if not entries or not table:
         return Selection(chosen=None, reason="none: no candidate could be used", rejected=evidence.rejected)
     votes, silent = counted(table, entries, scores, once=recipe.alike == "once", silence=recipe.suspected == "silent")
@@ -167,6 +181,7 @@ def rank(evidence: Evidence, recipe: SelectionRecipe) -> Selection:
         chosen=finalists[0] if finalists else None,
         reason=reason,
         remarks=(
+            *(filter(None, (_relied_on(evidence), evidence.fusion and str(evidence.fusion)))),
             *(remark(asked, table) for asked in evidence.further),
             *(f"{test} {why}" for test, why in silent.items()),
         ),
@@ -178,6 +193,13 @@ def rank(evidence: Evidence, recipe: SelectionRecipe) -> Selection:
         scores=scores,
         rejected=evidence.rejected,
     )
+
+
+def _relied_on(evidence: Evidence) -> str:
+    """What a reader should know of the agents, where a batch says it."""
+    best = sorted(evidence.reliability.items(), key=lambda one: (-one[1], one[0]))[:3]
+    said = ", ".join(f"{agent} {much:+.2f}" for agent, much in best)
+    return f"learned over the batch, without labels, who is right more often than the others: {said}" if best else ""
 
 
 def runoff_of(finalists: Sequence[str], number: int = 1) -> str:
@@ -296,6 +318,27 @@ async def _entries(
         )
         for members in groups.values()
     ], rejected
+
+
+def _fused(
+    entries: Sequence[Entry], tree: Tree, origins: Mapping[str, str], reliability: Mapping[str, float]
+) -> Fused | None:
+    members = tuple(
+        Member(id=name, agent=origins.get(name, name), patch=entry.candidate.patch)
+        for entry in entries
+        for name in entry.proposers
+    )
+    pool = Pool(instance="", members=members)
+    scores = [known(reliability.get(one.agent), near) for one, near in zip(members, blind(pool), strict=True)]
+    paths = {path for entry in entries for path in patched_paths(entry.candidate.patch)}
+    made = fuse(pool, scores, {path: tree[path] for path in paths if path in tree})
+    return made if isinstance(made, Fused) else None
+
+
+def _own_voices(entry: Entry) -> Entry:
+    """A fusion that comes to what others proposed adds no voice to theirs."""
+    others = tuple(name for name in entry.proposers if name != FUSION)
+    return entry.model_copy(update={"proposers": others or entry.proposers})
 
 
 async def _fingerprint(step: Step, environment: Environment, candidate: Candidate) -> str:

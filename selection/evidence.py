@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from runoff.sandbox.protocol import Value
+from runoff.selection.fusion import FUSION, Fusion
 from runoff.selection.protocol import Asked, Entry, OutcomeTable, Score
 
 
@@ -19,6 +20,10 @@ class Evidence(Value):
     scores: dict[str, Score] = {}
     origins: dict[str, str] = {}
     """Candidate or test → whose it is: a trajectory's number, an agent's name. What is not named is its own."""
+    reliability: dict[str, float] = {}
+    """Agent → how far above the others' its chance to be right lies, learned over a batch without labels (agreement.py)."""
+    fusion: Fusion | None = None
+    """How the candidate `fusion` was made of others."""
     further: tuple[Asked, ...] = ()
     """Tests that were asked for when the others were there, in order; those that there are have their columns in the table."""
 
@@ -28,7 +33,19 @@ class Evidence(Value):
     def members(self) -> list[str]:
         """Whoever proposed a candidate, also one that could not take part; in order, each once."""
         proposed = [name for entry in self.entries for name in entry.proposers]
-        return list(dict.fromkeys(self.origin(name) for name in [*proposed, *self.rejected]))
+        return list(dict.fromkeys(self.origin(name) for name in [*proposed, *self.rejected] if name != FUSION))
+
+    def relied_on(self) -> tuple[Entry, ...]:
+        """The entries, with what the batch says of their agents. A fusion is relied on as the member that it was made from."""
+        if not self.reliability:
+            return self.entries
+
+        def of(entry: Entry) -> float | None:
+            like = self.fusion.like if self.fusion else ""
+            whose = (self.origin(like if name == FUSION else name) for name in entry.proposers)
+            return max((self.reliability[agent] for agent in whose if agent in self.reliability), default=None)
+
+        return tuple(entry.model_copy(update={"reliability": of(entry)}) for entry in self.entries)
 
     def outside(self) -> set[str]:
         """Tests that are nobody's of those who propose: given from outside, or written among other agents' patches."""
@@ -44,7 +61,8 @@ class Evidence(Value):
         """
 
         def theirs(name: str) -> bool:
-            return self.origin(name) in members
+            made_of = self.fusion.members if name == FUSION and self.fusion else (name,)
+            return all(self.origin(one) in members for one in made_of)
 
         entries = [
             entry.model_copy(update={"proposers": kept})
@@ -64,6 +82,8 @@ class Evidence(Value):
             table=_restricted(self.table, names, voting) if self.table and entries else None,
             scores={name: score for name, score in self.scores.items() if name in names},
             origins={name: whose for name, whose in self.origins.items() if whose in members},
+            reliability=self.reliability,
+            fusion=self.fusion if theirs(FUSION) else None,
             further=further,
         )
 

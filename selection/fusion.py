@@ -1,6 +1,6 @@
 """A candidate made of others: the edits that recur over independent candidates and fit together, without what nothing supports.
 
-    fuse(pool, scores, base) → Fused(patch, members, kept, dropped, added), or why there is none
+    fuse(pool, scores, base) → Fused(patch, Fusion(like, members, kept, dropped, added)), or why there is none
 
 An edit is a run of neighbouring changed lines, anchored in the base. After PatchFusion (arXiv 2607.01597), in our own way:
 nothing is run and no model is asked; what comes out is one more candidate that must pass all gates that any other must.
@@ -12,15 +12,20 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from difflib import unified_diff
+from typing import NamedTuple
 
-from runoff.sandbox.protocol import Raw, Value
+from runoff.sandbox.protocol import Value
 from runoff.selection.edits import Edit, apply, edits
 from runoff.selection.pool import Pool
 from runoff.selection.sameness import parses
 
+FUSION = "fusion"
+"""What such a candidate is called, wherever it shows."""
 
-class Fused(Value):
-    patch: Raw
+
+class Fusion(Value):
+    """How one was made."""
+
     like: str
     """Id of the member it was made from."""
     members: tuple[str, ...]
@@ -31,6 +36,17 @@ class Fused(Value):
     """Edits of that member that nobody else makes."""
     added: int
     """Edits that most others make and it does not."""
+
+    def __str__(self) -> str:
+        return (
+            f"{FUSION} is made of others' patches: {self.like}'s, without what nobody else makes (of its "
+            f"{self.kept + self.dropped} edits {self.dropped}), with what most others make ({self.added})"
+        )
+
+
+class Fused(NamedTuple):
+    patch: bytes
+    how: Fusion
 
 
 class NotFused(Value):
@@ -81,11 +97,13 @@ def fuse(
         patch="".join(_diff(path, base.get(path), text) for path, text in sorted(after.items())).encode(
             "utf-8", "surrogateescape"
         ),
-        like=pool.members[best].id,
-        members=tuple(pool.members[n].id for n in sorted({n for edit in chosen for n in makers[edit.name]})),
-        kept=len(kept),
-        dropped=len(made[best]) - len(kept),
-        added=len(more),
+        how=Fusion(
+            like=pool.members[best].id,
+            members=tuple(pool.members[n].id for n in sorted({n for edit in chosen for n in makers[edit.name]})),
+            kept=len(kept),
+            dropped=len(made[best]) - len(kept),
+            added=len(more),
+        ),
     )
 
 

@@ -41,6 +41,8 @@ class Entry(Value):
     changed_lines: int
     removed: tuple[str, ...] = ()
     """What cleaning took out of the patch, each with its reason."""
+    reliability: float | None = None
+    """How far a batch of issues speaks for the most reliable of its proposers (agreement.py). None: it says nothing."""
 
 
 class OutcomeTable(Value):

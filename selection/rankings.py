@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 
+from runoff.selection.agreement import known
 from runoff.selection.pool import Member, Pool, blind
 from runoff.selection.protocol import Entry, OutcomeTable, Ranking, Score, Standing
 from runoff.selection.ranking import broken_tests, hybrid, standings, verdict
@@ -77,9 +78,10 @@ def codet(table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str, Sc
 
 
 def agreement(table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str, Score]) -> list[Standing]:
-    """Fewest broken, most votes, then how near a change is to those of all others: right ones resemble each other.
+    """Fewest broken, most votes, then whose agent the batch speaks for, and how near a change is to those of all others.
 
-    What there is to go by without a model. Nearness is `pool.blind`, measured in docs/measured (selection by text).
+    What there is to go by without a model: right changes resemble each other. Nearness is `pool.blind`; what a batch says
+    of its agents, `agreement.relied_on`. Both are measured in docs/measured (selection by text).
     """
     members = [
         Member(id=name, agent=name, patch=entry.candidate.patch) for entry in entries for name in entry.proposers
@@ -89,7 +91,11 @@ def agreement(table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str
         table,
         entries,
         scores,
-        lambda entry: (broken_tests(table, entry.id), -table.votes(entry.id), -round(near[entry.proposers[0]], 9)),
+        lambda entry: (
+            broken_tests(table, entry.id),
+            -table.votes(entry.id),
+            -round(known(entry.reliability, near[entry.proposers[0]]), 9),
+        ),
     )
 
 

@@ -451,7 +451,7 @@ def main() -> None:
                 made = fuse(pool, agents.known(pool), base, agents.family)
                 if isinstance(made, Fused):
                     equal = [member.id for member in pool.members if same(member.patch) == same(made.patch)]
-                    fused[name] = (made.like, equal)
+                    fused[name] = (made.how.like, equal)
         rules = {"majority, equal syntax trees": scores} | rules
     measure(given.data, batch, instances, rules, fused, given.resamples)
     if given.runs:

@@ -13,8 +13,15 @@ from pathlib import Path
 import pytest
 
 from runoff.agent.faulty import Faulty
+from runoff.election import pooled
+from runoff.instance import Instance
+from runoff.recipe import Recipe
+from runoff.run import RunDirectory
+from runoff.selection.agreement import LEAST
 from runoff.selection.confidence import Calibration
+from runoff.selection.predictions import Prediction
 from tests.runoff.project import ISSUE, SOURCE, TEST, answer, make, runoff
+from tests.selection.test_agreement import batch
 from tests.workshop import written
 
 FILES = {"numbers_.py": SOURCE}
@@ -208,6 +215,28 @@ def test_verify_tells_a_view_that_was_changed(tmp_path: Path, states: Path, pool
     done = runoff("verify", out)
     assert done.returncode == 1
     assert "project: NOT the same" in done.stdout
+
+
+def test_what_a_batch_says_of_its_agents_goes_with_their_candidates_and_makes_no_other_run(tmp_path: Path) -> None:
+    pools, _ = batch({"good": 0.8, "fair": 0.6, "worse": 0.2}, issues=LEAST)
+    found = [
+        Prediction(instance=pool.instance, agent=member.agent, patch=member.patch, source="a file")
+        for pool in pools
+        for member in pool.members
+    ]
+    found.append(Prediction(instance="i0", agent="fusion", patch=found[0].patch, source="a file"))
+    names = [pool.instance for pool in pools]
+    instances = [Instance(id=name, source="/r", statement="s", commit=None, digest="d") for name in names]
+    entrants = pooled(instances, found)
+    said = entrants["i1"].reliability
+    assert said["good"] > said["worse"]
+    assert set(said) == {"good", "fair", "worse"}
+    assert [one.id for one in entrants["i0"].candidates] == ["good", "fair", "worse", "fusion#1"]
+    assert pooled(instances[1:], found)["i1"].reliability == {}, "too few to tell"
+    directory = RunDirectory(tmp_path / "run")
+    directory.open(instances, Recipe(), {}, "none", entrants)
+    without = {name: pool.model_copy(update={"reliability": {}}) for name, pool in entrants.items()}
+    directory.open(instances, Recipe(), {}, "none", without)
 
 
 def test_branches_and_work_trees_of_agents_are_candidates(tmp_path: Path, states: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runoff.selection.agreement import Agents, families, learn
+from runoff.selection.agreement import LEAST, Agents, families, learn, relied_on
 from runoff.selection.edits import changes
 from runoff.selection.likeness import atoms, likeness, nearness, traits
 from runoff.selection.pool import Member, Pool, blind, first, majority, shortest
@@ -162,6 +162,13 @@ def test_reliability_is_learned_in_its_order_and_selects() -> None:
     assert said["good"] > said["fair"] > said["poor"] > said["worse"]
     mean = sum(right.values()) / len(right)
     assert selected(pools, right, agents.known) > selected(pools, right, blind) > mean
+
+
+def test_a_batch_that_is_too_small_says_nothing_of_its_agents() -> None:
+    pools, _ = batch(ACCURACY, issues=LEAST)
+    said = relied_on(pools)
+    assert said["good"] > said["worse"]
+    assert relied_on(pools[1:]) == {}
 
 
 def test_a_hundred_copies_of_a_bad_agent_gain_nothing() -> None:

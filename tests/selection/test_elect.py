@@ -169,6 +169,47 @@ def test_the_only_one_that_is_not_disqualified_is_undisputed(room: Room) -> None
 # The run-off
 
 
+def without_a_model(room: Room, candidates: Sequence[Candidate], **more: object) -> Selection:
+    recipe = SelectionRecipe.model_validate({"ranking": "agreement", "seconds": 20, **more.pop("recipe", {})})  # type: ignore[dict-item]
+    return room.workshop.play(
+        lambda world: elect(world, {}, None, room.tree, room.environment, candidates, [TEST], recipe, **more),  # type: ignore[arg-type]
+        Scripted([]),
+    )
+
+
+def test_of_equals_the_one_whose_agent_the_batch_speaks_for_is_first_and_that_is_said(room: Room) -> None:
+    candidates, origins = [FLOOR, TRUNC, ROUND], {"editing-1": "ann", "editing-2": "bob", "editing-3": "cy"}
+    far = {"bob": 0.2, "ann": -0.1}
+    said = without_a_model(room, candidates, origins=origins, reliability=far)
+    assert [standing.entry for standing in said.standings][:2] == ["editing-2", "editing-1"]
+    assert any("bob +0.20, ann -0.10" in remark for remark in said.remarks)
+    worst = without_a_model(room, candidates, origins=origins, reliability={"cy": 1.0})
+    assert worst.chosen != "editing-3", "who fails the test is behind who passes it, whoever made it"
+
+
+TWO = {"calc.py": "def half(n):\n    return n / 2\n\n\n\n\n\ndef one():\n    return 1\n"}
+
+
+def test_a_fusion_is_a_candidate_like_others_and_called_what_it_is(workshop: Workshop) -> None:
+    room = Room(workshop, workshop.environment(TWO))
+    plain = {"calc.py": TWO["calc.py"].replace("n / 2", "n // 2")}
+    noisy = [Candidate(id=f"by-{n}", patch=written(TWO, plain | {f"noise_{n}.py": "x = 1\n"})) for n in range(3)]
+    said = without_a_model(room, noisy, recipe={"fusion": True})
+    (fused,) = (entry for entry in said.entries if entry.id == "fusion")
+    assert b"n // 2" in fused.candidate.patch
+    assert b"noise" not in fused.candidate.patch
+    assert any(
+        remark.startswith(
+            "fusion is made of others' patches: by-0's, without what nobody else makes (of its 2 edits 1)"
+        )
+        for remark in said.remarks
+    )
+    same = [*noisy, Candidate(id="plain", patch=written(TWO, plain))]
+    said = without_a_model(room, same, recipe={"fusion": True})
+    assert [entry.proposers for entry in said.entries if "plain" in entry.proposers] == [("plain",)], "it adds no voice"
+    assert without_a_model(room, noisy).entries == tuple(entry for entry in said.entries if entry.id.startswith("by-"))
+
+
 def test_the_run_off_chooses_and_its_reasons_are_kept(room: Room) -> None:
     chosen = room.elect([FLOOR, TRUNC], choosing("return int(n / 2)"))
     assert (chosen.chosen, chosen.reason) == ("editing-2", "chosen: It is right.")

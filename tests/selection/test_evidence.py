@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from runoff.agent.editing import Candidate
 from runoff.selection.elect import SelectionRecipe, rank
 from runoff.selection.evidence import Evidence
+from runoff.selection.fusion import Fusion
 from runoff.selection.protocol import Asked, Cell, Entry, OutcomeTable, Score
 from runoff.selection.rankings import RANKINGS, UnknownRanking, ranking
 
@@ -173,3 +174,25 @@ def test_a_ranking_that_nobody_knows_is_named_with_those_there_are() -> None:
         UnknownRanking, match=r"no ranking is called 'best'; there are agentless, agreement, codemonkeys, "
     ):
         ranking("best")
+
+
+def test_a_fusion_is_there_where_all_are_of_whose_patches_it_is_made() -> None:
+    def entry(name: str, *proposers: str) -> Entry:
+        return Entry(id=name, candidate=Candidate(id=name, patch=b"x"), proposers=proposers, changed_lines=1)
+
+    names = ("a", "b", "c", "fusion")
+    rows: dict[str, dict[str, Cell]] = {name: {} for name in names}
+    whole = Evidence(
+        entries=tuple(entry(name, name) for name in names),
+        table=OutcomeTable(generated=(), base={}, rows=rows, control=dict.fromkeys(names, "fail")),
+        origins={"a": "ann", "b": "bob", "c": "cy"},
+        reliability={"ann": 0.1, "bob": -0.1},
+        fusion=Fusion(like="b", members=("a", "b"), kept=1, dropped=1, added=0),
+    )
+    assert whole.members() == ["ann", "bob", "cy"]
+    assert [one.reliability for one in whole.relied_on()] == [0.1, -0.1, None, -0.1]
+    assert [one.id for one in whole.among(["ann", "bob"]).entries] == ["a", "b", "fusion"]
+    less = whole.among(["ann", "cy"])
+    assert [one.id for one in less.entries] == ["a", "c"]
+    assert less.fusion is None
+    assert not any("fusion" in remark for remark in rank(less, SelectionRecipe(ranking="agreement")).remarks)

@@ -73,15 +73,15 @@ def test_what_recurs_stays_and_what_nobody_else_does_goes(tmp_path: Path) -> Non
     assert git_applies(made.patch, {"shop.py": BASE.encode()}, tmp_path)["shop.py"].decode() == BOTH
     noisy = fuse(pool(diff(NOISY), diff(BOTH), diff(RIGHT)), [1.0, 0.0, 0.0], {"shop.py": BASE.encode()})
     assert isinstance(noisy, Fused)
-    assert (noisy.like, noisy.kept, noisy.dropped, noisy.added) == ("a", 2, 1, 0)
+    assert (noisy.how.like, noisy.how.kept, noisy.how.dropped, noisy.how.added) == ("a", 2, 1, 0)
     assert b"print" not in noisy.patch
 
 
 def test_what_most_make_is_added() -> None:
     made = fuse(pool(diff(RIGHT), diff(BOTH), diff(BOTH), diff(GUARDED)), [1.0, 0, 0, 0], {"shop.py": BASE.encode()})
     assert isinstance(made, Fused)
-    assert (made.like, made.kept, made.added) == ("a", 1, 1)
-    assert set(made.members) == {"a", "b", "c", "d"}
+    assert (made.how.like, made.how.kept, made.how.added) == ("a", 1, 1)
+    assert set(made.how.members) == {"a", "b", "c", "d"}
 
 
 def test_copies_of_one_family_support_nothing() -> None:
@@ -98,7 +98,7 @@ def test_what_a_kept_edit_needs_stays() -> None:
     made = fuse(pool(diff(fancy), diff(other)), [1.0, 0.0], {"shop.py": BASE.encode()})
     assert isinstance(made, Fused)
     assert b"+import math\n" in made.patch
-    assert made.dropped == 0
+    assert made.how.dropped == 0
 
 
 def test_new_files_and_tests(tmp_path: Path) -> None:
@@ -162,4 +162,4 @@ def test_whatever_is_fused_fits_the_base(given_: list[tuple[list[str], list[str]
     made = fuse(found, blind(found), base)
     if isinstance(made, Fused):
         assert edits(made.patch, base) is not None
-        assert set(made.members) <= {member.id for member in found.members}
+        assert set(made.how.members) <= {member.id for member in found.members}
