@@ -68,6 +68,7 @@ INGREDIENTS: Mapping[str, Callable[[Evidence], Evidence]] = {
     "brought tests": _votes(lambda table, test: test in table.authors),
     "regression": _no_regression,
     "agreement": _no_agreement,
+    "exemptions": lambda evidence: evidence.model_copy(update={"exempt": {}}),
     "known agents": lambda evidence: evidence.model_copy(update={"reliability": {}}),
 }
 """Each takes one kind of evidence away and leaves the rest as it is."""

@@ -25,6 +25,7 @@ from runoff.selection.cleaning import clean, tests_aside
 from runoff.selection.confidence import Calibration, abstention, features, stability
 from runoff.selection.counting import counted
 from runoff.selection.evidence import Evidence
+from runoff.selection.exempting import Exempt, ask_exempt, telling
 from runoff.selection.further import FurtherRecipe, ask_for_test, remark, wanted
 from runoff.selection.fusion import FUSION, Fused, fuse
 from runoff.selection.pool import Member, Pool, blind
@@ -125,6 +126,8 @@ async def elect(
         reliability=dict(reliability),
         fusion=fusion,
     )
+    if shared and "selector" in models and recipe.regression.exempt:
+        evidence = await _with_exempt(world, models["selector"], shared, tree, evidence, recipe.regression.exempt)
     if shared and "selector" in models and recipe.further:
         evidence = await _asked_further(
             world, models["selector"], shared, environment, evidence, recipe, recipe.further, filled
@@ -160,7 +163,7 @@ def rank(evidence: Evidence, recipe: SelectionRecipe) -> Selection:
 
     The first of the ranking is chosen: `undisputed`, or as the first of the finalists, between whom a run-off may decide.
     """
-    table, entries, scores = evidence.table, evidence.relied_on(), evidence.scores
+    table, entries, scores = evidence.judged, evidence.relied_on(), evidence.scores
     if not entries or not table:
         return Selection(chosen=None, reason="none: no candidate could be used", rejected=evidence.rejected)
     votes, silent = counted(table, entries, scores, once=recipe.alike == "once", silence=recipe.suspected == "silent")
@@ -182,6 +185,7 @@ def rank(evidence: Evidence, recipe: SelectionRecipe) -> Selection:
         reason=reason,
         remarks=(
             *(filter(None, (_relied_on(evidence), evidence.fusion and str(evidence.fusion)))),
+            *(f"{test} does not count, for the issue wants it changed: {why}" for test, why in evidence.exempt.items()),
             *(remark(asked, table) for asked in evidence.further),
             *(f"{test} {why}" for test, why in silent.items()),
         ),
@@ -245,7 +249,7 @@ def concluded(
         return selection
     told, hangs_on = recipe.calibration, stability(evidence, lambda other: rank(other, recipe).chosen)
     choices = [ended.value.chosen if ended.value else None for ended in rounds]
-    seen = features(evidence.table, evidence.entries, evidence.scores, chosen, choices, hangs_on)
+    seen = features(evidence.judged, evidence.entries, evidence.scores, chosen, choices, hangs_on)
     why = abstention(seen, told, below=recipe.abstain_below, precision=recipe.precision)
     sure = Confidence(
         of=chosen,
@@ -378,8 +382,8 @@ async def _asked_further(
 ) -> Evidence:
     """With every test that `wanted` asks for, one after another, as each changes who leads. `filled` gives the table with them."""
     tests = list[GeneratedTest]()
-    while evidence.table and (
-        want := wanted(evidence.table, rank(evidence, recipe).standings, evidence.further, further)
+    while (table := evidence.judged) and (
+        want := wanted(table, rank(evidence, recipe).standings, evidence.further, further)
     ):
         asking = partial(
             ask_for_test,
@@ -400,6 +404,18 @@ async def _asked_further(
             update["table"] = await filled(tests)
         evidence = evidence.model_copy(update=update)
     return evidence
+
+
+async def _with_exempt(
+    world: World, model: str, shared: Message, tree: Tree, evidence: Evidence, most: int
+) -> Evidence:
+    """With the tests that a model exempts of those that some candidates break."""
+    if not evidence.table or not (tests := telling(evidence.table, most)):
+        return evidence
+    asking = partial(ask_exempt, model=model, shared=shared, tree=tree, tests=tests)
+    # Other candidates may break others: what was said of these tests is asked for anew then.
+    ended = await trajectory(world, f"exempting-{digest(json.dumps(tests), size=6)}", Exempt, asking)
+    return evidence.model_copy(update={"exempt": ended.value.tests if ended.value else {}})
 
 
 async def _on_evidence(world: World, evidence: Evidence) -> None:

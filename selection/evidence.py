@@ -24,8 +24,17 @@ class Evidence(Value):
     """Agent → how far above the others' its chance to be right lies, learned over a batch without labels (agreement.py)."""
     fusion: Fusion | None = None
     """How the candidate `fusion` was made of others."""
+    exempt: dict[str, str] = {}
+    """Test of the repository that does not count → why, in the words of the model that exempted it."""
     further: tuple[Asked, ...] = ()
     """Tests that were asked for when the others were there, in order; those that there are have their columns in the table."""
+
+    @property
+    def judged(self) -> OutcomeTable | None:
+        """The table that is decided on: without the tests that are exempt."""
+        if not self.table or not self.exempt:
+            return self.table
+        return self.table.part(repository=[test for test in self.table.repository if test not in self.exempt])
 
     def origin(self, name: str) -> str:
         return self.origins.get(name, name)
@@ -83,6 +92,7 @@ class Evidence(Value):
             scores={name: score for name, score in self.scores.items() if name in names},
             origins={name: whose for name, whose in self.origins.items() if whose in members},
             reliability=self.reliability,
+            exempt=self.exempt,
             fusion=self.fusion if theirs(FUSION) else None,
             further=further,
         )

@@ -33,6 +33,9 @@ class RegressionRecipe(Value):
     each: float | None = None
     """Wall time that a candidate's run of them may take, as it is seen on the base: where it takes more, the files furthest from
     the change are left out. None: 120."""
+    exempt: int | None = None
+    """How many of the tests that some candidates break a model is asked about, whether they hold what the issue wants changed
+    (exempting.py). None: none."""
 
 
 class Outcomes(Value):
