@@ -175,7 +175,7 @@ def rank(evidence: Evidence, recipe: SelectionRecipe) -> Selection:
     finalists = _finalists(able, table, recipe.runoff.finalists)
     if not finalists:
         reason = "none: every candidate passes a test that none may pass"
-    elif len(finalists) == 1:
+    elif len(able) == 1:
         why = "the only candidate" if len(entries) == 1 else "the only candidate that is not disqualified"
         reason = f"undisputed: {why}"
     else:
