@@ -299,7 +299,12 @@ def ledger_line(ask: Record) -> Record:
 
 def read(path: Path, damaged: Callable[[bytes], None] = lambda part: None) -> Iterator[Record]:
     """Every whole record of a log, in order, whoever else writes it: for views. Damaged lines are passed over, and told of."""
-    for whole, part in _lines(path.read_bytes()):
+    yield from records(path.read_bytes(), damaged)
+
+
+def records(data: bytes, damaged: Callable[[bytes], None] = lambda part: None) -> Iterator[Record]:
+    """The same of a log's bytes (`Log.lines`)."""
+    for whole, part in _lines(data):
         if whole:
             yield json.loads(part.decode())
         else:

@@ -6,67 +6,16 @@ ATIF is Harbor's Agent Trajectory Interchange Format, version 1.7 (its RFC 0001)
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from runoff import __version__
 from runoff.agent import log
 from runoff.agent.log import Record
+from runoff.agent.told import Turn, turns
 
 Format = Literal["atif", "mini-swe-agent"]
-
-
-class Said(NamedTuple):
-    """A message of a conversation."""
-
-    role: str
-    text: str
-    tools: Mapping[str, Any]
-    """`calls` it makes, or the `call` it answers (Message.tools)."""
-
-
-class Turn(NamedTuple):
-    """An answer of the model, and what it was told since the one before."""
-
-    told: tuple[Said, ...]
-    reply: Said
-    ask: Record
-
-
-def turns(records: Sequence[Record]) -> dict[str, list[Turn]]:
-    """Every trajectory's turns, in the order of the log. What was set aside is not part of it."""
-    said: dict[str, tuple[str, Said]] = {}
-    """Digest → the digest before it, and the message."""
-    asks = defaultdict[str, dict[str, Record]](dict)
-    for record in records:
-        for name, before, *rest in record.get("new", ()):
-            if rest:
-                role, text, *tools = rest
-                said[name] = (before, Said(role, text, tools[0] if tools else {}))
-        if record["kind"] == "ask":
-            (name, before), result = record["new"][0][:2], record["result"]
-            calls = {"calls": result["calls"]} if result.get("calls") else {}
-            said[name] = (before, Said("assistant", result["text"], calls))
-            asks[record["t"]][record["path"]] = record
-        elif record["kind"] == "set aside":
-            kept = set(record["kept"])
-            asks[record["t"]] = {path: ask for path, ask in asks[record["t"]].items() if path in kept}
-    return {name: list(_turns(of.values(), said)) for name, of in asks.items() if of}
-
-
-def _turns(asks: Any, said: Mapping[str, tuple[str, Said]]) -> Iterator[Turn]:
-    shown = set[str]()
-    for ask in asks:
-        name, here = ask["new"][0][:2]
-        chain = []
-        while here and here in said:
-            chain.append(here)
-            here = said[here][0]
-        told = tuple(said[at][1] for at in reversed(chain) if at not in shown and said[at][1].role != "assistant")
-        shown |= {*chain, name}
-        yield Turn(told, said[name][1], ask)
 
 
 def atif(run: str, name: str, taken: Sequence[Turn]) -> dict[str, Any]:

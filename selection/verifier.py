@@ -21,6 +21,7 @@ from runoff.selection.findings import Findings, findings, telling_scripts
 from runoff.selection.protocol import Entry, OutcomeTable, Score
 from runoff.selection.ranking import UNKNOWN
 from runoff.selection.reading import BETTER, YES_NO, graded, read
+from runoff.selection.stories import Part, stories
 from runoff.selection.tournament import Pair, better_half, circle, mean, settled_by, strengths
 
 CRITERIA = 5
@@ -45,7 +46,10 @@ class VerifierRecipe(Value):
     more: tuple[int, ...] | None = Field(default=None, min_length=1)
     """Further verdicts (in a tournament: comparisons) for the better half; then for the better half of these; and so on."""
     tests: bool | None = None
-    """Whether it is told what the outcome table says of a candidate; None: no, it sees the patch alone."""
+    """Whether it is told what the outcome table says of a candidate; None: no."""
+    trajectory: Part | None = None
+    """Whether it reads what the trajectory did that made a candidate: all of it (`whole`), or without what its author said
+    (`observed`). None: no. After R2E-Gym (arXiv 2504.07164, section 4), whose execution-free verifier reads trajectories."""
 
     def alone(self) -> VerifierRecipe:
         """The first verdicts, on patches alone: what can be asked before all candidates are there."""
@@ -74,6 +78,7 @@ class _Case(NamedTuple):
     criteria: tuple[str, ...] = ()
     found: Mapping[str, Findings] = {}
     scripts: Mapping[str, str] = {}
+    stories: Mapping[str, str] = {}
 
     @property
     def sampling(self) -> Sampling:
@@ -116,6 +121,8 @@ async def verified(
     if recipe.tests and table:
         of = await asyncio.shield(table)
         case = case._replace(found={entry.id: findings(of, entry.id) for entry in entries}, scripts=telling_scripts(of))
+    if recipe.trajectory:
+        case = case._replace(stories=await stories(world, entries, recipe.trajectory))
     return await (_tournament if recipe.tournament else _each_alone)(case, entries)
 
 
@@ -148,13 +155,16 @@ async def _judge(step: Step, case: _Case, entry: Entry, verdicts: int) -> Ended[
     patch = capped(entry.candidate.patch.decode("utf-8", "replace"), 20_000)
 
     def question(criterion: str) -> str:
-        if not (criterion or recipe.grades or case.found):  # as it was before there was more to choose
+        if not (
+            criterion or recipe.grades or case.found or entry.id in case.stories
+        ):  # as it was before there was more to choose
             return str(prompts("verifier", "runoff.selection").judge(patch=patch, direct=direct))
         return str(
             prompts("judging", "runoff.selection").judge(
                 patch=patch,
                 found=case.found.get(entry.id),
                 scripts=case.scripts,
+                story=case.stories.get(entry.id, ""),
                 criterion=criterion,
                 letters=list(scale.worth) if recipe.grades else [],
                 direct=direct,
@@ -195,6 +205,7 @@ async def _compare(step: Step, case: _Case, first: Entry, second: Entry) -> Ende
             patches={letter: patches[name] for letter, name in letters.items()},
             found={letter: case.found[name] for letter, name in letters.items()} if case.found else {},
             scripts=case.scripts,
+            stories={letter: case.stories[name] for letter, name in letters.items() if name in case.stories},
             criteria=case.criteria,
             direct=direct,
         )

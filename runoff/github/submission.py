@@ -13,7 +13,7 @@ from typing import Any
 from runoff.agent import log
 from runoff.agent.edits.grammar import TAGS
 from runoff.agent.environment import Language
-from runoff.exports import turns
+from runoff.agent.told import turns
 from runoff.github.address import IssueAddress
 from runoff.github.proof import Proof, Recorded, decided_for, proven
 from runoff.github.task import kept

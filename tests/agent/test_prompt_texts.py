@@ -22,6 +22,7 @@ from runoff.agent.submission import Work
 from runoff.agent.testing import GeneratedTest
 from runoff.agent.verdict import SPOKEN, Verdict, contract
 from runoff.sandbox.protocol import State
+from runoff.selection.exempting import Shown
 from runoff.selection.findings import Findings
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")
@@ -196,7 +197,7 @@ def weighing() -> Iterator[tuple[str, str]]:
         ),
     }
     alone: dict[str, Any] = {
-        "patch": patch, "found": None, "scripts": {}, "criterion": "", "letters": [], "direct": False
+        "patch": patch, "found": None, "scripts": {}, "story": "", "criterion": "", "letters": [], "direct": False
     }  # fmt: skip
     yield "criteria", say.criteria(most=5)
     yield "criteria, again", say.criteria_again(most=5)
@@ -208,11 +209,30 @@ def weighing() -> Iterator[tuple[str, str]]:
     yield "with tests", say.judge(**alone | {"found": found, "scripts": {"testing-2": "import sys\nsys.exit(2)"}})
     for name, said in others.items():
         yield f"with tests, {name}", say.judge(**alone | {"found": said, "direct": True})
-    two: dict[str, Any] = {"patches": {"A": patch, "B": patch}, "found": {}, "scripts": {}, "criteria": ()}
+    two: dict[str, Any] = {
+        "patches": {"A": patch, "B": patch},
+        "found": {},
+        "scripts": {},
+        "stories": {},
+        "criteria": (),
+    }
     yield "two", say.compare(**two, direct=False)
     yield "two, direct", say.compare(**two, direct=True)
     both = {"found": {"A": found, "B": Findings()}, "criteria": ("half(-3) is -2.", "half(4) is 2.")}
     yield "two, by criteria, with tests", say.compare(**two | both, direct=False)
+    story = "[answer 1] <test>\nassert half(3) == 1\n</test>\n\n[it saw] It said: NOT FIXED (exit code 2)."
+    yield "with its trajectory", say.judge(**alone | {"story": story})
+    yield "two, one with its trajectory", say.compare(**two | {"stories": {"B": story}}, direct=True)
+
+
+def exempting() -> Iterator[tuple[str, str]]:
+    say = prompts("exempting", "runoff.selection")
+    tests = {
+        "T1": Shown("tests.test_calc::test_half", "def test_half():\n    assert half(3) == 1.5"),
+        "T2": Shown("tests.test_calc::test_other", ""),
+    }
+    yield "ask", say.ask(tests=tests)
+    yield "unusable", say.unusable(problems=["There is no test T9."], left=1)
 
 
 def choosing() -> Iterator[tuple[str, str]]:
@@ -261,6 +281,7 @@ PROMPTS = {
     "judging": weighing,
     "runoff": choosing,
     "further": asking_further,
+    "exempting": exempting,
     "shared": shared,
     "testing": writing_tests,
     "editing": editing,
