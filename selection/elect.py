@@ -102,9 +102,9 @@ async def elect(
     entries, rejected = await _entries(world, environment, candidates)
     fusion = None
     if recipe.fusion and (made := _fused(entries, tree, origins, reliability)):
-        fusion = made.how
         whole = [*candidates, Candidate(id=FUSION, patch=made.patch)]
         entries, rejected = await _entries(world, environment, whole)
+        fusion = made.how if any(entry.id == FUSION for entry in entries) else None  # else others proposed the same
         entries = [_own_voices(entry) for entry in entries]
     if not entries:
         return Selection(chosen=None, reason="none: no candidate could be used", rejected=rejected)

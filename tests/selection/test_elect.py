@@ -207,6 +207,7 @@ def test_a_fusion_is_a_candidate_like_others_and_called_what_it_is(workshop: Wor
     same = [*noisy, Candidate(id="plain", patch=written(TWO, plain))]
     said = without_a_model(room, same, recipe={"fusion": True})
     assert [entry.proposers for entry in said.entries if "plain" in entry.proposers] == [("plain",)], "it adds no voice"
+    assert not any("fusion" in remark for remark in said.remarks)
     assert without_a_model(room, noisy).entries == tuple(entry for entry in said.entries if entry.id.startswith("by-"))
 
 
