@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -118,13 +120,28 @@ def _test(problem: Problem) -> str | None:
 
 def _checked_out(problem: Problem, where: Where, tell: Callable[[str], None]) -> Path:
     """A repository whose only head is the problem's base commit."""
-    from git import GitCommandError, Repo
-
     name = re.sub(r"[^A-Za-z0-9._-]+", "__", problem.repo)
     tree = where.cache / f"{name}-{problem.base_commit}-{where.history}"
-    if tree.is_dir():
-        return tree
-    origin = _origin(problem.repo, name, where, tell)
+    if not tree.is_dir():
+        origin = _origin(problem.repo, name, where, tell)
+        with _alone(tree):
+            if not tree.is_dir():
+                _check_out(problem, where, origin, tree)
+    return tree
+
+
+@contextmanager
+def _alone(made: Path) -> Iterator[None]:
+    """One at a time makes this: problems of one commit, in this process or another."""
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with made.with_name(f".{made.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _check_out(problem: Problem, where: Where, origin: Path, tree: Path) -> None:
+    from git import GitCommandError, Repo
+
     made = tree.with_name(f".{tree.name}.part")
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
@@ -141,12 +158,7 @@ def _checked_out(problem: Problem, where: Where, tell: Callable[[str], None]) ->
         raise BadTarget(f"{problem.id}: {origin} gives no commit {problem.base_commit[:12]}: {said}") from None
     finally:
         repo.close()
-    try:
-        return made.rename(tree)
-    except OSError:
-        if tree.is_dir():  # another process was quicker
-            return tree
-        raise
+    made.rename(tree)
 
 
 def _origin(repo: str, name: str, where: Where, tell: Callable[[str], None]) -> Path:
@@ -177,7 +189,9 @@ def _origin(repo: str, name: str, where: Where, tell: Callable[[str], None]) -> 
             f"where is {repo}? Give a folder of clones with --repositories, or --remote 'https://…/{{repo}}' to clone from"
         )
     clone = where.cache / "clones" / f"{name}.git"
-    if not clone.is_dir():
+    with _alone(clone):
+        if clone.is_dir():
+            return clone
         tell(f"cloning {repo}")
         part = clone.with_name(f".{clone.name}.part")
         shutil.rmtree(part, ignore_errors=True)

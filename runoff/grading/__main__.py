@@ -114,11 +114,30 @@ class Grading:
                 self._failed("fast", one, f"no environment: {one_line(error)[0]}")
             return
 
+        seconds = asked.seconds or answer.seconds
+        doubts = asyncio.Lock()
+        reasons = list[str]()
+
+        async def unfit() -> str:
+            """Why an environment of our making says nothing of patches that fail in it: the row's own does, too."""
+            if prepared.environment is None or not answer.patch:
+                return ""
+            async with doubts:
+                if not reasons:
+                    own = answer.patch.encode("utf-8", "surrogateescape")
+                    found = await fast.grade(sandbox, problem, answer, prepared, own, seconds)
+                    reasons.append("" if found.verdict.resolved else found.verdict.why or "no reason")
+            return reasons[0]
+
         async def grade(one: Work) -> None:
-            seconds = asked.seconds or answer.seconds
             for attempt in range(ENOUGH):
                 try:
                     found = await fast.grade(sandbox, problem, answer, prepared, one.patch, seconds)
+                    if not found.verdict.resolved and (why := await unfit()):
+                        self._failed(
+                            "fast", one, f"the row's own patch is not resolved in this environment, either: {why}"
+                        )
+                        return
                 except StoreFull:
                     raise
                 except Exception as error:

@@ -298,6 +298,34 @@ def test_what_could_not_be_told_is_no_verdict_and_is_tried_again(states: Path, t
     assert found(tmp_path / "out")["m"].resolved is True
 
 
+def test_an_environment_of_our_making_in_which_the_rows_own_patch_fails_says_nothing_of_others_that_do(
+    states: Path, tmp_path: Path
+) -> None:
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=repository(tmp_path / "repos" / "made__here", FILES),
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    own = {"image": None, "base_commit": commit, "environment": {"python": "3.11", "pip_packages": [], "install": ""}}
+    rows = [row("made__here-1", "", **own | {"patch": PATCHES["wrong"]}), row("made__here-2", "", **own)]
+    where = Where(repositories=tmp_path / "repos", images="never", cache=tmp_path / "sources")
+    request = asked(tmp_path, states, rows, right=RIGHT, half=PATCHES["half"]).model_copy(update={"where": where})
+    more = tuple(one.model_copy(update={"instance_id": "made__here-2"}) for one in request.submissions)
+    request = request.model_copy(update={"submissions": request.submissions + more})
+    assert asyncio.run(grade(request)) == 1
+    said = {(one.instance_id, one.model): one for one in records.read(tmp_path / "out")[0].values()}
+    assert {key: one.resolved for key, one in said.items()} == {
+        ("made__here-1", "right"): True,
+        ("made__here-1", "half"): None,
+        ("made__here-2", "right"): True,
+        ("made__here-2", "half"): False,
+    }
+    assert "the row's own patch is not resolved in this environment, either: 1 of 1 FAIL_TO_PASS fail" in (
+        said["made__here-1", "half"].why
+    )
+
+
 def test_a_patch_that_is_on_record_is_not_graded_for_another_name(
     layout: Layout, states: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
