@@ -206,17 +206,14 @@ def _origin(repo: str, name: str, where: Where, tell: Callable[[str], None]) -> 
 
 def _version_of_tags(origin: Path, commit: str) -> bool:
     """Whether its build tells its version from git's tags."""
-    from git import GitCommandError, Repo
+    from git import Git, GitCommandError
 
-    repo = Repo(origin)
-    try:
-        for file in ("setup.py", "setup.cfg", "pyproject.toml"):
-            try:
-                text = repo.git.show(f"{commit}:{file}")
-            except GitCommandError:
-                continue
-            if re.search(r"setuptools[_-]scm|versioneer|hatch-vcs|pbr", text):
-                return True
-        return False
-    finally:
-        repo.close()
+    git = Git(origin)  # and no Repo: that finds no bare repository without a configuration, which git itself does
+    for file in ("setup.py", "setup.cfg", "pyproject.toml"):
+        try:
+            text = git.show(f"{commit}:{file}")
+        except GitCommandError:
+            continue
+        if re.search(r"setuptools[_-]scm|versioneer|hatch-vcs|pbr", text):
+            return True
+    return False
