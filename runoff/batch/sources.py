@@ -147,7 +147,7 @@ def _check_out(problem: Problem, where: Where, origin: Path, tree: Path) -> None
     made.mkdir(parents=True)
     repo = Repo.init(made, bare=True)
     try:
-        whole = where.history == "all" or (where.history == "auto" and _version_of_tags(origin, problem.base_commit))
+        whole = where.history == "all" or (where.history == "auto" and version_of_tags(origin, problem.base_commit))
         how = ["--tags"] if whole else ["--depth", "1", "--no-tags"]
         place = origin.absolute().as_uri()
         repo.git.execute(["git", "-c", "protocol.file.allow=always", "fetch", "-q", *how, place, problem.base_commit])
@@ -204,7 +204,7 @@ def _origin(repo: str, name: str, where: Where, tell: Callable[[str], None]) -> 
     return clone
 
 
-def _version_of_tags(origin: Path, commit: str) -> bool:
+def version_of_tags(origin: Path, commit: str) -> bool:
     """Whether its build tells its version from git's tags."""
     from git import Git, GitCommandError
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from runoff.agent.faulty import Faulty
-from runoff.batch.sources import reference
+from runoff.batch.sources import reference, version_of_tags
 from runoff.selection.predictions import read_predictions
 from tests.runoff.memory import SECRET, files_with, holds
 from tests.runoff.project import ISSUE, SOURCE, answer, make, runoff
@@ -163,3 +163,16 @@ def test_an_image_is_named_as_skopeo_takes_it() -> None:
     assert reference("x/y", registry="mirror:5000") == "docker://mirror:5000/x/y:latest"
     assert reference("oci:/somewhere:image") == "oci:/somewhere:image"
     assert reference("docker://x/y") == "docker://x/y"
+
+
+def test_whether_tags_tell_a_version_is_seen_in_a_bare_repository_without_a_configuration(tmp_path: Path) -> None:
+    for name, setup, tells in (
+        ("plain", "setup()", False),
+        ("tagged", "setup(setup_requires=['setuptools-scm'])", True),
+    ):
+        base = clone(tmp_path / name, {"setup.py": setup})
+        bare = tmp_path / f"{name}.git"
+        subprocess.run(["git", "clone", "-q", "--bare", tmp_path / name, bare], check=True)
+        (bare / "config").unlink()
+        for origin in (tmp_path / name, bare):
+            assert version_of_tags(origin, base) is tells
