@@ -604,6 +604,18 @@ def test_five_thousand_trajectories_are_smooth(tmp_path: Path, chromium: Chromiu
         chromium.until("!/logs read/.test(document.querySelector('.facts').innerText)", 120)
         chromium.run("scrollTo(0, document.documentElement.scrollHeight)")
         chromium.until("[...document.querySelectorAll('.rows .row')].at(-1).innerText.includes('x')")
+        chromium.run(
+            "window.gaps = []; let last = performance.now(), step = 0;"
+            "requestAnimationFrame(function scroll(now) { gaps.push(now - last); last = now; scrollTo(0, (step++ % 60) * 90);"
+            " if (step < 240) requestAnimationFrame(scroll); })"
+        )
+        chromium.until("gaps.length === 240", 60)
+        gaps = sorted(chromium.run("gaps.slice(1)"))
+        middle, slow = gaps[len(gaps) // 2], gaps[int(len(gaps) * 0.95)]
+        print(
+            f"scrolling, 240 frames: half of them within {middle:.0f} ms, 95 % within {slow:.0f} ms, the longest {gaps[-1]:.0f} ms"
+        )
+        assert middle < 40
         memory = int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{window.process.pid}/status").read_text())[1])  # type: ignore[index]
         print(f"first contentful paint {paint:.0f} ms, peak memory {memory / 1024:.0f} MB")
         assert memory < 400 * 1024
