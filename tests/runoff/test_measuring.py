@@ -148,6 +148,12 @@ def test_an_ingredient_that_is_taken_away_says_nothing_any_more(seed: int, rule:
         "regression": one.model_copy(
             update={"table": one.table.model_copy(update={"broken": dict.fromkeys(one.table.rows, None)})}
         ),
+        "exemptions": one.model_copy(
+            update={"exempt": {test: "the issue" for test in one.table.repository if chance.random() < 0.5}}
+        ),
+        "known agents": one.model_copy(
+            update={"reliability": {one.origin(entry.id): chance.uniform(-1, 1) for entry in one.entries}}
+        ),
         "agreement": one.model_copy(
             update={
                 "entries": tuple(
