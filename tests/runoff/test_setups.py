@@ -235,6 +235,57 @@ def test_a_change_of_compiled_code_is_built_again_without_network(workshop: Work
     assert workshop.play(scene) == "22"
 
 
+POSTGRES = """
+    def test_rows(self):
+        said = subprocess.run(["psql", "-h", "localhost", "-p", "5499", "-U", "app", "-d", "shop", "-tAc", "select 6 * 7"],
+                              env={**os.environ, "PGPASSWORD": "secret"}, stdout=subprocess.PIPE, check=True)
+        self.assertEqual(said.stdout.strip(), b"42")
+"""
+MYSQL = """
+    def test_rows(self):
+        said = subprocess.run(["mariadb", "--no-defaults", "-h", "127.0.0.1", "-P", "3399", "-u", "app", "-psecret", "shop",
+                               "-Ne", "select 6 * 7"], stdout=subprocess.PIPE, check=True)
+        self.assertEqual(said.stdout.strip(), b"42")
+"""
+MEMCACHED = """
+    def test_rows(self):
+        with socket.create_connection(("localhost", 11299)) as c:
+            c.sendall(b"set a 0 0 2\\r\\n42\\r\\nget a\\r\\n")
+            self.assertIn(b"STORED", c.recv(8))
+"""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("image", "port", "variables", "test"),
+    [
+        (
+            "postgres:15",
+            "5499:5432",
+            {"POSTGRES_USER": "app", "POSTGRES_PASSWORD": "secret", "POSTGRES_DB": "shop"},
+            POSTGRES,
+        ),
+        ("mysql:8", "3399:3306", {"MYSQL_USER": "app", "MYSQL_PASSWORD": "secret", "MYSQL_DATABASE": "shop"}, MYSQL),
+        ("memcached", "11299:11211", {}, MEMCACHED),
+    ],
+    ids=["postgres", "mysql", "memcached"],
+)
+def test_each_server_that_a_project_says_it_needs_is_there_for_its_tests(
+    workshop: Workshop, tmp_path: Path, image: str, port: str, variables: dict[str, str], test: str
+) -> None:
+    env = "".join(f"\n          {name}: {value}" for name, value in variables.items())
+    ci = f"jobs:\n  t:\n    services:\n      it:\n        image: {image}\n        ports: ['{port}']\n"
+    files = {
+        "Makefile": "all:\ntest:\n\tpython -m unittest -v\n",
+        "m.c": "",
+        "test_it.py": f"import os, socket, subprocess, unittest\n\n\nclass T(unittest.TestCase):{test}",
+        ".github/workflows/ci.yml": ci + (f"        env:{env}\n" if env else ""),
+    }
+    _, chosen, _ = settled(workshop, instance(tmp_path, files))
+    assert chosen.tally is not None, chosen.why
+    assert (chosen.tally.passed, chosen.tally.failed) == (1, 0), chosen.tally.said
+
+
 @pytest.mark.full
 def test_tests_that_need_a_database_find_it_on_loopback_and_without_it_could_not_tell(
     workshop: Workshop, tmp_path: Path
