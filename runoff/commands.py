@@ -126,10 +126,8 @@ def _of_server(
     if issue is not None:
         raise BadTarget(f"{target} is the issue; leave --issue out")
     address = parse(target, access.server())
-    names = roles(options.get("models", ()))
-    means_of(names, options).model(
-        budget_of(options.get("budget")), asyncio.Event()
-    ).check()  # before anything is fetched
+    asked = means_of(roles(options.get("models", ())), options).model(budget_of(options.get("budget")), asyncio.Event())
+    asked.check()  # what is missing there is said before anything is fetched
     out = options["out"] = options.get("out") or Path("runs") / address.id
     read, source = task.read_task(address, out, ref=ref, which=which or "auto", say=say)
     for line in task.told(read):

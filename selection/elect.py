@@ -28,7 +28,7 @@ from runoff.selection.evidence import Evidence
 from runoff.selection.exempting import Exempt, ask_exempt, telling
 from runoff.selection.further import FurtherRecipe, ask_for_test, remark, wanted
 from runoff.selection.fusion import FUSION, Fused, fuse
-from runoff.selection.pool import Member, Pool, blind
+from runoff.selection.pool import blind, proposed
 from runoff.selection.protocol import Asked, Candidate, Confidence, Entry, GeneratedTest, OutcomeTable, Selection
 from runoff.selection.ranking import hybrid
 from runoff.selection.rankings import ranking
@@ -327,13 +327,8 @@ async def _entries(
 def _fused(
     entries: Sequence[Entry], tree: Tree, origins: Mapping[str, str], reliability: Mapping[str, float]
 ) -> Fused | None:
-    members = tuple(
-        Member(id=name, agent=origins.get(name, name), patch=entry.candidate.patch)
-        for entry in entries
-        for name in entry.proposers
-    )
-    pool = Pool(instance="", members=members)
-    scores = [known(reliability.get(one.agent), near) for one, near in zip(members, blind(pool), strict=True)]
+    pool = proposed(entries, origins)
+    scores = [known(reliability.get(one.agent), near) for one, near in zip(pool.members, blind(pool), strict=True)]
     paths = {path for entry in entries for path in patched_paths(entry.candidate.patch)}
     made = fuse(pool, scores, {path: tree[path] for path in paths if path in tree})
     return made if isinstance(made, Fused) else None

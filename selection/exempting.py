@@ -23,7 +23,7 @@ from runoff.sandbox.protocol import Value
 from runoff.selection.protocol import OutcomeTable
 from runoff.selection.repository_tests import SUITE
 
-TURNS = 2
+_TURNS = 2
 _SHOWN = 4_000  # characters of a test
 _BLOCK = re.compile(r'<exempt\s+id="([^"]*)"\s*>(.*?)</exempt>', re.DOTALL)
 
@@ -54,13 +54,13 @@ async def ask_exempt(step: Step, model: str, shared: Message, tree: Tree, tests:
     shown = {f"T{n}": Shown(test, capped(source_of(test, tree), _SHOWN)) for n, test in enumerate(tests, 1)}
     sampling = Sampling(temperature=0.0, max_tokens=4096)
     talk = shared.then("user", say.ask(tests=shown))
-    for turn in range(1, TURNS + 1):
+    for turn in range(1, _TURNS + 1):
         answer = await step.scope(f"turn{turn}").ask("ask", Request(model, sampling, talk))
         found, problems = read_exempt(answer.reply.text, {name: test.id for name, test in shown.items()})
         if not problems:
             return Ended(reason="done", value=Exempt(tests=found))
-        talk = answer.conversation.then("user", say.unusable(problems=problems, left=TURNS - turn))
-    return Ended(reason="turns", note=f"no answer of {TURNS} could be used: {problems[0]}")
+        talk = answer.conversation.then("user", say.unusable(problems=problems, left=_TURNS - turn))
+    return Ended(reason="turns", note=f"no answer of {_TURNS} could be used: {problems[0]}")
 
 
 def read_exempt(reply: str, tests: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -78,7 +78,7 @@ def source_of(test: str, tree: Tree) -> str:
     them; of one that is inherited, its class. Empty where it is not found."""
     parts = re.split(r"[.:]+", test.partition("[")[0])
     for path in sorted(filter(is_test, tree), key=lambda path: (-len(path), path)):
-        module = [part for part in PurePosixPath(path).with_suffix("").parts if part != "/"]
+        module = list(PurePosixPath(path).with_suffix("").parts)
         for start in range(len(module)):
             if parts[: len(module) - start] == module[start:]:
                 name = parts[len(module) - start :]

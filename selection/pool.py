@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TypeVar
 
 from runoff.sandbox.protocol import Raw, Value
 from runoff.selection.likeness import Atoms, Traits, likeness, nearness, traits
-from runoff.selection.protocol import OutcomeTable
+from runoff.selection.protocol import Entry, OutcomeTable
 
 
 class Member(Value):
@@ -54,6 +54,18 @@ class Pool(Value):
             part.__dict__[name] = tuple(tuple(square[a][b] for b in places) for a in places)
         part.__dict__["traits"] = tuple(self.traits[n] for n in places)
         return part
+
+
+def proposed(entries: Sequence[Entry], origins: Mapping[str, str] = {}) -> Pool:
+    """All that was proposed for an issue, whoever proposed the same. `origins`: candidate → its agent, if that has another name."""
+    return Pool(
+        instance="",
+        members=tuple(
+            Member(id=name, agent=origins.get(name, name), patch=entry.candidate.patch)
+            for entry in entries
+            for name in entry.proposers
+        ),
+    )
 
 
 @lru_cache(1 << 12)

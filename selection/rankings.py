@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 
 from runoff.selection.agreement import known
-from runoff.selection.pool import Member, Pool, blind
+from runoff.selection.pool import blind, proposed
 from runoff.selection.protocol import Entry, OutcomeTable, Ranking, Score, Standing
 from runoff.selection.ranking import broken_tests, hybrid, standings, verdict
 
@@ -83,10 +83,8 @@ def agreement(table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str
     What there is to go by without a model: right changes resemble each other. Nearness is `pool.blind`; what a batch says
     of its agents, `agreement.relied_on`. Both are measured in docs/measured (selection by text).
     """
-    members = [
-        Member(id=name, agent=name, patch=entry.candidate.patch) for entry in entries for name in entry.proposers
-    ]
-    near = dict(zip([member.id for member in members], blind(Pool(instance="", members=tuple(members))), strict=True))
+    pool = proposed(entries)
+    near = dict(zip([member.id for member in pool.members], blind(pool), strict=True))
     return _ranked(
         table,
         entries,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Literal
 
+from runoff.alone import alone
 from runoff.datasets.images import forms
 from runoff.datasets.protocol import Built, Problem
 from runoff.instance import BadTarget, Instance
@@ -124,19 +123,10 @@ def _checked_out(problem: Problem, where: Where, tell: Callable[[str], None]) ->
     tree = where.cache / f"{name}-{problem.base_commit}-{where.history}"
     if not tree.is_dir():
         origin = _origin(problem.repo, name, where, tell)
-        with _alone(tree):
+        with alone(tree.with_name(f".{tree.name}.lock")):  # others may be of this commit
             if not tree.is_dir():
                 _check_out(problem, where, origin, tree)
     return tree
-
-
-@contextmanager
-def _alone(made: Path) -> Iterator[None]:
-    """One at a time makes this: problems of one commit, in this process or another."""
-    made.parent.mkdir(parents=True, exist_ok=True)
-    with made.with_name(f".{made.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _check_out(problem: Problem, where: Where, origin: Path, tree: Path) -> None:
@@ -189,7 +179,7 @@ def _origin(repo: str, name: str, where: Where, tell: Callable[[str], None]) -> 
             f"where is {repo}? Give a folder of clones with --repositories, or --remote 'https://…/{{repo}}' to clone from"
         )
     clone = where.cache / "clones" / f"{name}.git"
-    with _alone(clone):
+    with alone(clone.with_name(f".{clone.name}.lock")):
         if clone.is_dir():
             return clone
         tell(f"cloning {repo}")

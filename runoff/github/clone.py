@@ -12,12 +12,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from runoff.alone import alone
 from runoff.github import guarded
 from runoff.github.access import Token
 from runoff.github.client import GitHubFailed, Repository
@@ -263,13 +264,9 @@ class Clone:
             return GitHubFailed(f"{self.url} is not found, or not to be fetched with {whom}", status=404, exit_code=3)
         return GitHubFailed(f"git cannot fetch {self.url}: {last}")
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> AbstractContextManager[None]:
         """One process at a time writes here."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return alone(self.folder / ".lock")
 
 
 def forget(cache: Path, unused: float, *, dry_run: bool) -> list[str]:
