@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from runoff.agent.environment import Environment
 from runoff.sandbox.protocol import Value
-from runoff.selection.repository_tests import SUITE, Outcomes, collected, labels, runner
+from runoff.selection.repository_tests import SUITE, Outcomes, collected, placing, runner
 
 _PROSE = re.compile(
     r"(?i:\.(md|rst|txt|adoc|po|pot|svg|png|jpe?g|gif|ico)$|(^|/)(docs?|\.github)/)"
@@ -66,16 +66,13 @@ def by_file(command: str, first: Outcomes, second: Outcomes, ran: Sequence[str])
     if first.tests is None or second.tests is None:
         return {}
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    modules = {path.removesuffix(".py").replace("/", "."): path for path in ran}
-    modules |= {label: path for path in ran for label in labels(command, [path])}
+    place = placing(command, ran)
     for test in sorted({*first.tests, *second.tests}):
         passes = (first.tests.get(test) == "passed") + (second.tests.get(test) == "passed")
         end = ("failed", "flaky", "passed")[passes]
-        parts = test.partition("::")[0].split(".")
-        names = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
-        path = SUITE if test == SUITE else next((modules[name] for name in names if name in modules), None)
-        if path:
-            found[path][end].add(test)
+        at = (SUITE, "") if test == SUITE else place(test)
+        if at:
+            found[at[0]][end].add(test)
     return {
         path: KnownTests(**{end: tuple(sorted(tests)) for end, tests in ends.items()}) for path, ends in found.items()
     }

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -98,15 +98,19 @@ async def run_tests(
     chosen: Sequence[str],
     recipe: RegressionRecipe,
     repetition: int = 0,
+    only: Sequence[str] = (),
 ) -> Outcomes:
-    """One run of the chosen test files in a state: by test id under pytest and unittest, else the whole command's exit code."""
+    """One run of the chosen test files in a state: by test id under pytest and unittest, else the whole command's exit code.
+
+    `only`: ids of tests in them; the others are not run, as far as the command can be told so.
+    """
     if not environment.test:
         return Outcomes(tests=None, why="there is no command that runs the repository's tests")
     structured = runner(environment.test)
     if structured and not chosen:
         return Outcomes(tests={}, why="no test file has to do with the change")
     if structured:
-        argv = ("python", "-c", _script(structured), environment.test, *labels(environment.test, chosen))
+        argv = ("python", "-c", _script(structured), environment.test, *labels(environment.test, chosen, only))
     else:
         argv = ("sh", "-c", environment.test)
     limits = Limits(seconds=recipe.seconds, output=16 << 20 if structured else 64 << 10)
@@ -190,14 +194,50 @@ def runner(command: str) -> Literal["junit", "unittests"] | None:
     return "unittests" if re.search(r"-m unittest\b|(?:^|[\s/])(?:runtests|manage)\.py\b", command) else None
 
 
-def labels(command: str, chosen: Sequence[str]) -> list[str]:
-    """Test files as a command takes them: Django's own runner by modules of tests below its folder, the others by paths."""
-    folder = re.search(r"(\S*/)?runtests\.py\b", command)
-    if not folder:
+def labels(command: str, chosen: Sequence[str], only: Sequence[str] = ()) -> list[str]:
+    """Test files as a command takes them: Django's own runner by modules of tests below its folder, the others by paths.
+
+    With ids of tests, those alone: a test with parameters as a whole. All, where an id does not say where it stands
+    (unittest's `setUpClass (…)`).
+    """
+    if only and all(places := list(map(placing(command, chosen), only))):
+        pytests = runner(command) == "junit"
+        each = (_node(*at) if pytests else test for test, at in zip(only, places, strict=True) if at)
+        return list(dict.fromkeys(each))
+    if (folder := _runtests(command)) is None:
         return list(chosen)
-    top = (folder[1] or "").removeprefix("./")
-    tests = [path for path in chosen if path.startswith(top) and PurePosixPath(path).name.startswith("test")]
-    return [path.removeprefix(top).removesuffix(".py").replace("/", ".") for path in tests]
+    tests = [path for path in chosen if path.startswith(folder) and PurePosixPath(path).name.startswith("test")]
+    return [_dotted(path.removeprefix(folder)) for path in tests]
+
+
+def placing(command: str, files: Sequence[str]) -> Callable[[str], tuple[str, str] | None]:
+    """What tells where a test stands by its id: in which of the files, and its name there (`Class::test[1]`, `Class.test`)."""
+    folder = _runtests(command) or ""
+    files_of = {_dotted(name): path for path in files for name in (path, path.removeprefix(folder))}
+
+    def place(test: str) -> tuple[str, str] | None:
+        parts = test.partition("::")[0].split(".")
+        names = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+        name = next((name for name in names if name in files_of), None)
+        return (files_of[name], test[len(name) :].lstrip(".:")) if name else None
+
+    return place
+
+
+def _node(path: str, name: str) -> str:
+    """A test as pytest takes it, with all its parameters: how these are written may depend on the code under test."""
+    classes, _, function = name.partition("[")[0].rpartition("::")
+    return "::".join(filter(None, (path, *classes.split("."), function)))
+
+
+def _runtests(command: str) -> str | None:
+    """The folder of Django's own runner, if that is what the command runs."""
+    folder = re.search(r"(\S*/)?runtests\.py\b", command)
+    return (folder[1] or "").removeprefix("./") if folder else None
+
+
+def _dotted(path: str) -> str:
+    return path.removesuffix(".py").replace("/", ".")
 
 
 @cache
