@@ -11,6 +11,7 @@ from runoff.agent.editing import Candidate
 from runoff.agent.environment import Environment
 from runoff.selection.elect import SelectionRecipe, elect
 from runoff.selection.protocol import OutcomeTable, Selection
+from runoff.selection.repository_tests import labels
 from tests.workshop import Workshop, written
 
 FILES = {
@@ -88,3 +89,29 @@ def test_a_test_that_forges_or_breaks_the_run_is_no_vote(workshop: Workshop, env
     forged = "\n\nprint('PASSED')\nimport os\nos._exit(0)\n"
     _, table = chosen(workshop, environment, [made("a", TRUNC, forged), made("b", FLOOR)])
     assert table.generated == ()
+
+
+@pytest.mark.parametrize("command", ["python -m pytest", "python -m unittest"])
+def test_of_a_file_only_the_brought_tests_are_run_on_the_candidates(workshop: Workshop, command: str) -> None:
+    """What else is in the file may take a minute a candidate, or, as here, end the run on every one of them."""
+    head = "import os\nimport unittest\n\nfrom calc import half\n\n\nclass CalcTest(unittest.TestCase):\n"
+    ends = "    def test_end(self):\n        if half(3) != 1.5:\n            os._exit(1)\n"
+    odd = "\n    def test_odd(self):\n        self.assertEqual(half(3), 1)\n"
+    files = FILES | {"test_calc.py": head + ends}
+    changed = {"calc.py": f"def half(n):\n    {FLOOR}\n", "test_calc.py": head + ends + odd}
+    environment = workshop.environment(files, test=command)
+    pool = [Candidate(id="a", patch=written(files, changed)), made("b", TRUNC), made("c", "return n")]
+    _, table = chosen(workshop, environment, pool)
+    (test,) = table.generated
+    assert {name: row[test] for name, row in table.rows.items()} == {"a": "pass", "b": "pass", "c": "fail"}
+
+
+def test_where_tests_stand_by_their_ids() -> None:
+    given = [
+        ("python -m pytest", "t/test_a.py", "t.test_a.C::test_x[1-a.b]", "t/test_a.py::C::test_x"),
+        ("python -m pytest", "t/test_a.py", "::t.test_a", "t/test_a.py"),  # what cannot be collected
+        ("python tests/runtests.py", "tests/admin/tests.py", "admin.tests.C.test_x", "admin.tests.C.test_x"),
+        ("python runtests.py", "admin/tests.py", "setUpClass (admin.tests.C)", "admin.tests"),
+        ("python -m unittest", "t/test_a.py", "t.test_a.C.test_x", "t.test_a.C.test_x"),
+    ]
+    assert [labels(command, [path], [test]) for command, path, test, _ in given] == [[then] for *_, then in given]
