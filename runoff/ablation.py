@@ -57,7 +57,7 @@ def _no_agreement(evidence: Evidence) -> Evidence:
 
     def alone(entry: Entry) -> Entry:
         blank = entry.candidate.model_copy(update={"patch": b"\n" * len(entry.candidate.patch)})
-        return entry.model_copy(update={"candidate": blank, "proposers": entry.proposers[:1]})
+        return entry.of(entry.proposers[:1]).model_copy(update={"candidate": blank})
 
     return evidence.model_copy(update={"entries": tuple(map(alone, evidence.entries))})
 

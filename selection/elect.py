@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, Self
@@ -34,7 +34,7 @@ from runoff.selection.ranking import hybrid
 from runoff.selection.rankings import ranking
 from runoff.selection.repository_tests import RegressionRecipe
 from runoff.selection.runoff import Decision, RunoffRecipe, certain, decide, in_turn
-from runoff.selection.sameness import fingerprint
+from runoff.selection.sameness import fingerprint, same_text
 from runoff.selection.scaling import Look, ScalingRecipe, look
 from runoff.selection.table import fill
 from runoff.selection.verifier import VerifierRecipe, verified
@@ -317,11 +317,19 @@ async def _entries(
             id=members[0][0].id,
             candidate=members[0][0],
             proposers=tuple(candidate.id for candidate, _ in members),
+            wordings=_wordings([candidate for candidate, _ in members]),
             changed_lines=sum(part.changed for part in file_parts(members[0][0].patch)),
             removed=members[0][1],
         )
         for members in groups.values()
     ], rejected
+
+
+def _wordings(proposed: Sequence[Candidate]) -> tuple[tuple[str, ...], ...]:
+    groups = defaultdict[str, list[str]](list)
+    for candidate in proposed:
+        groups[same_text(candidate.patch)].append(candidate.id)
+    return tuple(map(tuple, groups.values())) if len(groups) > 1 else ()
 
 
 def _fused(
@@ -336,8 +344,7 @@ def _fused(
 
 def _own_voices(entry: Entry) -> Entry:
     """A fusion that comes to what others proposed adds no voice to theirs."""
-    others = tuple(name for name in entry.proposers if name != FUSION)
-    return entry.model_copy(update={"proposers": others or entry.proposers})
+    return entry.of([name for name in entry.proposers if name != FUSION] or entry.proposers)
 
 
 async def _fingerprint(step: Step, environment: Environment, candidate: Candidate) -> str:

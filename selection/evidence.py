@@ -73,11 +73,7 @@ class Evidence(Value):
             made_of = self.fusion.members if name == FUSION and self.fusion else (name,)
             return all(self.origin(one) in members for one in made_of)
 
-        entries = [
-            entry.model_copy(update={"proposers": kept})
-            for entry in self.entries
-            if (kept := tuple(filter(theirs, entry.proposers)))
-        ]
+        entries = [entry.of(kept) for entry in self.entries if (kept := tuple(filter(theirs, entry.proposers)))]
         names = {entry.id for entry in entries}
         further = tuple(asked for asked in self.further if names.issuperset(asked.entries))
         asked_for = {asked.test: asked in further for asked in self.further}

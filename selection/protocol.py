@@ -38,11 +38,23 @@ class Entry(Value):
     """The id of the first proposer."""
     candidate: Candidate
     proposers: tuple[str, ...]
+    wordings: tuple[tuple[str, ...], ...] = ()
+    """Those of them whose patches are the same as text (`same_text`) together, as they came. Empty: all of them are."""
     changed_lines: int
     removed: tuple[str, ...] = ()
     """What cleaning took out of the patch, each with its reason."""
     reliability: float | None = None
     """How far a batch of issues speaks for the most reliable of its proposers (agreement.py). None: it says nothing."""
+
+    def of(self, proposers: Collection[str]) -> Entry:
+        """As if only these of its proposers had been there."""
+        kept = [part for group in self.wordings if (part := tuple(name for name in group if name in proposers))]
+        return self.model_copy(
+            update={
+                "proposers": tuple(name for name in self.proposers if name in proposers),
+                "wordings": tuple(kept) if len(kept) > 1 else (),
+            }
+        )
 
 
 class OutcomeTable(Value):

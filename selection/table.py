@@ -35,7 +35,8 @@ async def fill(
     edits: Mapping[str, bytes] = {},
     suited: Sequence[str] = (),
 ) -> OutcomeTable:
-    """Run every cell that is not on record. All run as sandbox slots allow; none waits for another.
+    """Run every cell that is not on record. All run as sandbox slots allow; none waits for another. The most telling are
+    the first to be given a slot: those of the candidates that most proposed, who lead until something is known.
 
     A generated test votes only if it fails on the base, each time, and says the same again of three entries (see
     `_telling_again`); scripts that are the same have one vote together. `edits` of the
@@ -66,12 +67,13 @@ async def fill(
     voting = tuple(test for test in failing if once_more[test] != "pass")
     control = must_fail_control([scripts[test] for test in voting], environment.language)
     world.votes = (len(same), len(same) + len(entries) * (len(voting) + 1))
-    wanted = [(entry.id, test) for entry in entries for test in voting]
+    leading = sorted(entries, key=lambda entry: -len(entry.proposers))
+    wanted = [(entry.id, test) for entry in leading for test in voting]
     voted = asyncio.ensure_future(_each({(e, t): partial(cell, states[e], scripts[t], f"{e}/{t}") for e, t in wanted}))
-    controls = {entry.id: partial(cell, states[entry.id], control, f"{entry.id}/control") for entry in entries}
+    controls = {entry.id: partial(cell, states[entry.id], control, f"{entry.id}/control") for entry in leading}
     controlled = asyncio.ensure_future(_each(controls))
-    regressed = asyncio.ensure_future(_regressions(world, environment, tree, entries, states, regression, suited))
-    brought = asyncio.ensure_future(run_brought(world, environment, entries, states, edits, regression))
+    regressed = asyncio.ensure_future(_regressions(world, environment, tree, leading, states, regression, suited))
+    brought = asyncio.ensure_future(run_brought(world, environment, leading, states, edits, regression))
     await settled(voted, controlled, regressed, brought)
     cells, (repository, lost, why) = voted.result(), regressed.result()
     rerun = [(e, t) for t in voting for e in _telling_again({entry.id: cells[entry.id, t] for entry in entries})]

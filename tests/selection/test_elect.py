@@ -9,9 +9,11 @@ import pytest
 
 from runoff.agent.doubles import Scripted
 from runoff.agent.editing import Candidate
-from runoff.agent.environment import Built, Environment
+from runoff.agent.environment import Built, Environment, patched
 from runoff.agent.protocol import Call, ContextOverflow, Message, ModelUnreachable, Reply, Token
+from runoff.agent.step import Run, World
 from runoff.agent.testing import GeneratedTest
+from runoff.sandbox.protocol import Execution, State
 from runoff.selection.elect import SelectionRecipe, elect
 from runoff.selection.protocol import Selection
 from runoff.selection.runoff import RunoffRecipe
@@ -142,9 +144,33 @@ def test_the_same_change_twice_is_one_entry(room: Room) -> None:
     commented = Candidate(
         id="editing-9", patch=written(FILES, {"calc.py": "def half(n):\n    # down\n\n    return n//2\n"})
     )
-    chosen = room.elect([FLOOR, commented])
+    copied = change("return n // 2", "editing-10")
+    chosen = room.elect([FLOOR, commented, copied])
     assert chosen.reason == "undisputed: the only candidate"
-    assert [entry.proposers for entry in chosen.entries] == [("editing-1", "editing-9")]
+    (entry,) = chosen.entries
+    assert entry.proposers == ("editing-1", "editing-9", "editing-10")
+    assert entry.wordings == (("editing-1", "editing-10"), ("editing-9",)), "one change, told in two texts"
+    assert entry.of(["editing-9", "editing-10"]).wordings == (("editing-10",), ("editing-9",))
+    assert entry.of(["editing-1", "editing-10"]).wordings == ()
+
+
+def test_who_most_proposed_is_run_first(room: Room) -> None:
+    pool = [TRUNC, change("return n // 2", "one"), change("return n // 2", "other")]
+
+    async def scene(world: World) -> None:
+        asked, execute = list[State](), world.execute
+
+        async def seen(run: Run) -> Execution:
+            asked.append(run.state)
+            return await execute(run)
+
+        world.execute = seen  # type: ignore[method-assign]
+        recipe = SelectionRecipe(ranking="agreement", seconds=20)
+        await elect(world, {}, None, room.tree, room.environment, pool, [TEST], recipe)
+        few, many = [await patched(world, room.environment, candidate.patch) for candidate in pool[:2]]
+        assert asked.index(many) < asked.index(few)
+
+    room.workshop.play(scene)
 
 
 def test_a_change_that_python_refuses_is_not_the_same_as_one_that_it_takes(room: Room) -> None:
