@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from runoff.models import roles
 from runoff.pipeline import Entrants
 from runoff.request import Request, Told
 from runoff.run import exit_code
-from runoff.selection.agreement import relied_on
+from runoff.selection.agreement import LEAST, relied_on
 from runoff.selection.branches import branch_predictions
 from runoff.selection.fusion import FUSION
 from runoff.selection.pool import Member, Pool
@@ -43,9 +43,11 @@ def elect_command(
         raise BadTarget(f"--measure {measure}: there is no such file")
     commands = {name: options.pop(name) for name in ("setup", "build", "test", "python")}
     given = cast("Told", options)
-    request, notes = elect_request(predictions, repo, branches, problems_file, tests, issue, ref, commands, given)
+    request, notes = elect_request(
+        predictions, repo, branches, problems_file, tests, issue, ref, commands, given, _tell
+    )
     for note in notes:
-        click.echo(f"runoff: {note}", err=True)
+        _tell(note)
     out = request.out
     _, results = run_to_end(*request)
     for result in results:
@@ -67,6 +69,10 @@ def elect_command(
     return exit_code(results)
 
 
+def _tell(note: str) -> None:
+    click.echo(f"runoff: {note}", err=True)
+
+
 def elect_request(
     predictions: Sequence[Path],
     repo: Path | None,
@@ -77,8 +83,12 @@ def elect_request(
     ref: str | None,
     commands: Mapping[str, str | None],
     options: Told,
+    say: Callable[[str], None] = lambda note: None,
 ) -> tuple[Request, list[str]]:
-    """What `elect` is to do, and what a user should be told of it. Raises BadTarget, BadPredictions, in one line."""
+    """What `elect` is to do, and what a user should be told of it. Raises BadTarget, BadPredictions, in one line.
+
+    `say` is told of what takes long before it begins.
+    """
     if branches:
         if not repo and len(predictions) != 1:
             raise BadTarget("--branches are those of one local repository: runoff elect . --branches 'agent/*'")
@@ -99,7 +109,7 @@ def elect_request(
     if branches and repo:
         left = branch_predictions(repo, branches, instances[0].id, instances[0].commit or "HEAD")
         found, notes = found + left.predictions, notes + left.notes
-    entrants = pooled(instances, found, scripts)
+    entrants = pooled(instances, found, scripts, say)
     instances = [instance for instance in instances if instance.id in entrants]
     out = options.get("out")
     if out is None:
@@ -113,7 +123,10 @@ def elect_request(
 
 
 def pooled(
-    instances: Sequence[Instance], predictions: Sequence[Prediction], tests: Sequence[GeneratedTest] = ()
+    instances: Sequence[Instance],
+    predictions: Sequence[Prediction],
+    tests: Sequence[GeneratedTest] = (),
+    say: Callable[[str], None] = lambda note: None,
 ) -> dict[str, Entrants]:
     """Instance → its candidates. Raises BadTarget where no prediction is for any of them.
 
@@ -132,6 +145,8 @@ def pooled(
     if not entrants:
         whose = f"; they are for {', '.join(sorted(named)[:3])}" if named else ""
         raise BadTarget(f"no prediction is for {', '.join(instance.id for instance in instances[:3])}{whose}")
+    if len(entrants) >= LEAST:
+        say(f"comparing the patches of {len(entrants)} issues, to learn which agents can be relied on")
     found = relied_on([_members(name, pool) for name, pool in entrants.items()])
     return {
         name: pool.model_copy(

@@ -15,6 +15,7 @@ from runoff.datasets.images import forms
 from runoff.datasets.protocol import Built, Problem
 from runoff.instance import BadTarget, Instance
 from runoff.releases import pairs
+from runoff.sandbox.environments.of_python import BUILD_FILES, version_of_tags
 from runoff.sandbox.images import TRANSPORTS
 from runoff.sandbox.protocol import Sandbox, Value
 
@@ -137,7 +138,7 @@ def _check_out(problem: Problem, where: Where, origin: Path, tree: Path) -> None
     made.mkdir(parents=True)
     repo = Repo.init(made, bare=True)
     try:
-        whole = where.history == "all" or (where.history == "auto" and version_of_tags(origin, problem.base_commit))
+        whole = where.history == "all" or (where.history == "auto" and versioned_by_tags(origin, problem.base_commit))
         how = ["--tags"] if whole else ["--depth", "1", "--no-tags"]
         place = origin.absolute().as_uri()
         repo.git.execute(["git", "-c", "protocol.file.allow=always", "fetch", "-q", *how, place, problem.base_commit])
@@ -194,16 +195,10 @@ def _origin(repo: str, name: str, where: Where, tell: Callable[[str], None]) -> 
     return clone
 
 
-def version_of_tags(origin: Path, commit: str) -> bool:
+def versioned_by_tags(origin: Path, commit: str) -> bool:
     """Whether its build tells its version from git's tags."""
-    from git import Git, GitCommandError
+    from git import Git
 
     git = Git(origin)  # and no Repo: that finds no bare repository without a configuration, which git itself does
-    for file in ("setup.py", "setup.cfg", "pyproject.toml"):
-        try:
-            text = git.show(f"{commit}:{file}")
-        except GitCommandError:
-            continue
-        if re.search(r"setuptools[_-]scm|versioneer|hatch-vcs|pbr", text):
-            return True
-    return False
+    shown = (git.execute(["git", "show", f"{commit}:{file}"], with_exceptions=False) for file in BUILD_FILES)
+    return version_of_tags(str(text) for text in shown)

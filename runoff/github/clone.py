@@ -23,6 +23,7 @@ from runoff.github import guarded
 from runoff.github.access import Token
 from runoff.github.client import GitHubFailed, Repository
 from runoff.instance import BadTarget
+from runoff.sandbox.environments.of_python import BUILD_FILES, version_of_tags
 from runoff.sandbox.protocol import Value
 from runoff.visible import shown
 
@@ -195,11 +196,8 @@ class Clone:
 
     def _version(self, commit: str) -> tuple[str | None, int]:
         """The tag from which the build tells the version, if it does, and how many commits deep it lies."""
-        files = (self.read(commit, name, limit=1 << 20) for name in ("setup.py", "setup.cfg", "pyproject.toml"))
-        if not any(
-            re.search(rb"setuptools[_-]scm|versioneer|hatch-vcs|pbr|versioningit|dunamai", text or b"")
-            for text in files
-        ):
+        files = (self.read(commit, name, limit=1 << 20) or b"" for name in BUILD_FILES)
+        if not version_of_tags(text.decode("utf-8", "replace") for text in files):
             return None, 1
         said = self._git(self._path, "describe", "--tags", "--long", "--abbrev=4", commit, quiet=True).decode().strip()
         found = re.fullmatch(r"(.+)-(\d+)-g[0-9a-f]+", said)

@@ -27,6 +27,11 @@ FILES = (
 )
 KNOWN = tuple(f"3.{minor}" for minor in range(14, 5, -1))
 """Versions of Python, newest first."""
+BUILD_FILES = ("setup.py", "setup.cfg", "pyproject.toml")
+_VERSIONED = re.compile(
+    r"setuptools[_-]scm|versioneer|hatch-vcs|\bpbr\b|versioningit|dunamai|poetry-dynamic-versioning|setuptools[_-]git[_-]versioning"
+    r"|flit[_-]scm|\bsource *= *[\"']scm[\"']"
+)
 _SOURCES = (".c", ".cc", ".cpp", ".cxx", ".pyx", ".rs", ".f90", ".f")
 
 
@@ -292,6 +297,11 @@ def _tests(
             + (f" -s {at[0]} -t ." if at and f"{at[0]}/__init__.py" in paths else f" -s {at[0]}" if at else "")
         )
     return tuple(dict.fromkeys(commands))[:6], tuple(dict.fromkeys(why))[:4]
+
+
+def version_of_tags(texts: Iterable[str]) -> bool:
+    """Whether a build tells its version from version control, by the texts of its `BUILD_FILES`."""
+    return any(map(_VERSIONED.search, texts))
 
 
 def _pretend(files: Mapping[str, bytes], requires: list[str]) -> dict[str, str]:

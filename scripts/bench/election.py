@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runoff.batch.sources import versioned_by_tags
+
 SHARED = Path(os.environ.get("RUNOFF_SHARED", "../shared"))
 PATCHES = SHARED / "data" / "patches.jsonl.gz"
 TESTS = {"django/django": "python tests/runtests.py --parallel 1 --verbosity 0"}
@@ -103,12 +105,7 @@ def source(row: Mapping[str, Any], repositories: Path, tree: Path) -> Path:
     if tree.is_dir():
         return tree
     mirror = repositories / row["repo"].replace("/", "+") / "repo"
-    git = ["git", "-C", mirror]
-    setup = (
-        subprocess.run([*git, "show", f"{row['base_commit']}:{name}"], check=False, capture_output=True).stdout
-        for name in ("setup.py", "setup.cfg", "pyproject.toml")
-    )
-    whole = any(b"setuptools_scm" in text or b"setuptools-scm" in text for text in setup)
+    whole = versioned_by_tags(mirror, row["base_commit"])
     made = tree.with_name(tree.name + ".part")
     shutil.rmtree(made, ignore_errors=True)
     if whole:

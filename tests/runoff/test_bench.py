@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from runoff.agent.faulty import Faulty
-from runoff.batch.sources import reference, version_of_tags
+from runoff.batch.sources import reference, versioned_by_tags
 from runoff.selection.predictions import read_predictions
 from tests.runoff.memory import SECRET, files_with, holds
 from tests.runoff.project import ISSUE, SOURCE, answer, make, runoff
@@ -175,4 +175,4 @@ def test_whether_tags_tell_a_version_is_seen_in_a_bare_repository_without_a_conf
         subprocess.run(["git", "clone", "-q", "--bare", tmp_path / name, bare], check=True)
         (bare / "config").unlink()
         for origin in (tmp_path / name, bare):
-            assert version_of_tags(origin, base) is tells
+            assert versioned_by_tags(origin, base) is tells
