@@ -69,7 +69,6 @@ INGREDIENTS: Mapping[str, Callable[[Evidence], Evidence]] = {
     "regression": _no_regression,
     "agreement": _no_agreement,
     "exemptions": lambda evidence: evidence.model_copy(update={"exempt": {}}),
-    "outdated tests": lambda evidence: evidence.model_copy(update={"families": {}}),
     "known agents": lambda evidence: evidence.model_copy(update={"reliability": {}}),
 }
 """Each takes one kind of evidence away and leaves the rest as it is."""

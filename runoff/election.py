@@ -147,16 +147,13 @@ def pooled(
         raise BadTarget(f"no prediction is for {', '.join(instance.id for instance in instances[:3])}{whose}")
     if len(entrants) >= LEAST:
         say(f"comparing the patches of {len(entrants)} issues, to learn which agents can be relied on")
-    reliability, families = relied_on([_members(name, pool) for name, pool in entrants.items()])
-
-    def known(pool: Entrants) -> dict[str, dict[str, Any]]:
-        agents = sorted({*pool.origins.values()} & reliability.keys())
-        return {
-            "reliability": {agent: reliability[agent] for agent in agents},
-            "families": {agent: families[agent] for agent in agents},
-        }
-
-    return {name: pool.model_copy(update=known(pool)) for name, pool in entrants.items()}
+    found = relied_on([_members(name, pool) for name, pool in entrants.items()])
+    return {
+        name: pool.model_copy(
+            update={"reliability": {agent: found[agent] for agent in sorted({*pool.origins.values()} & found.keys())}}
+        )
+        for name, pool in entrants.items()
+    }
 
 
 def _members(instance: str, pool: Entrants) -> Pool:

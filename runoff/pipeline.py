@@ -57,8 +57,6 @@ class Entrants(Value):
     """Given from outside: whoever wrote them, they must fail on the base like any other."""
     reliability: dict[str, float] = {}
     """Of these agents, what the batch that they are of says: see `Evidence`."""
-    families: dict[str, str] = {}
-    """See `Evidence`."""
 
 
 class Outcome(Value):
@@ -167,7 +165,6 @@ async def elect_among(
         pool.origins,
         near,
         pool.reliability,
-        pool.families,
     )
     return Outcome(instance=instance, context=context, selection=selection)
 

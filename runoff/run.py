@@ -145,8 +145,7 @@ class RunDirectory:
         asked = Secrets().redacted(_identity(instances, recipe, models))
         if entrants is not None:
             asked["candidates"] = {
-                name: digest(pool.model_dump_json(exclude={"reliability", "families"}), size=8)
-                for name, pool in entrants.items()
+                name: digest(pool.model_dump_json(exclude={"reliability"}), size=8) for name, pool in entrants.items()
             }
         file = self.path / "run.toml"
         if self.path.exists() and not self.path.is_dir():

@@ -191,13 +191,9 @@ def learn(
     return Agents(reliability, kin, right, says, recipe)
 
 
-def relied_on(pools: Sequence[Pool]) -> tuple[dict[str, float], dict[str, str]]:
-    """Agent → how far it can be relied on, as `known` scores it, and → who stands for its family; of a batch that is too
-    small, nothing."""
-    if len(pools) < LEAST:
-        return {}, {}
-    found = learn(pools)
-    return found.reliability, found.family
+def relied_on(pools: Sequence[Pool]) -> dict[str, float]:
+    """Agent → how far it can be relied on, as `known` scores it; of a batch that is too small, nothing."""
+    return learn(pools).reliability if len(pools) >= LEAST else {}
 
 
 def known(reliability: float | None, near: float, recipe: AgreementRecipe = AgreementRecipe()) -> float:

@@ -92,13 +92,12 @@ async def elect(
     origins: Mapping[str, str] = {},
     suited: Sequence[str] = (),
     reliability: Mapping[str, float] = {},
-    families: Mapping[str, str] = {},
 ) -> Selection:
     """One patch, or none, and everything it was decided on. `models` names one for `verifier` and one for `selector`.
 
     The choice is always defined: where the run-off does not decide, the first of the ranking stands, and `reason` says why.
     Without a model for a role (and `shared`, which is what models are told) that part is left out.
-    `origins`, `reliability`, `families`: see `Evidence`; `suited`: see `near`.
+    `origins`, `reliability`: see `Evidence`; `suited`: see `near`.
     """
     entries, rejected = await _entries(world, environment, candidates)
     fusion = None
@@ -125,7 +124,6 @@ async def elect(
         scores=judging.result(),
         origins=dict(origins) | _of_their_candidates(filling.result(), origins),
         reliability=dict(reliability),
-        families=dict(families),
         fusion=fusion,
     )
     if shared and "selector" in models and recipe.regression.exempt:
@@ -188,7 +186,6 @@ def rank(evidence: Evidence, recipe: SelectionRecipe) -> Selection:
         remarks=(
             *(filter(None, (_relied_on(evidence), evidence.fusion and str(evidence.fusion)))),
             *(f"{test} does not count, for the issue wants it changed: {why}" for test, why in evidence.exempt.items()),
-            *(filter(None, [_outdated(evidence.outdated)])),
             *(remark(asked, table) for asked in evidence.further),
             *(f"{test} {why}" for test, why in silent.items()),
         ),
@@ -207,11 +204,6 @@ def _relied_on(evidence: Evidence) -> str:
     best = sorted(evidence.reliability.items(), key=lambda one: (-one[1], one[0]))[:3]
     said = ", ".join(f"{agent} {much:+.2f}" for agent, much in best)
     return f"learned over the batch, without labels, who is right more often than the others: {said}" if best else ""
-
-
-def _outdated(tests: Sequence[str]) -> str:
-    named = ", ".join(tests[:3]) + (f" and {len(tests) - 3} more" if len(tests) > 3 else "")
-    return f"most of the agents that can be relied on break these tests, which do not count: {named}" if tests else ""
 
 
 def runoff_of(finalists: Sequence[str], number: int = 1) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection
 
 from runoff.sandbox.protocol import Value
 from runoff.selection.fusion import FUSION, Fusion
-from runoff.selection.outdated import outdated
 from runoff.selection.protocol import Asked, Entry, OutcomeTable, Score
 
 
@@ -23,8 +22,6 @@ class Evidence(Value):
     """Candidate or test → whose it is: a trajectory's number, an agent's name. What is not named is its own."""
     reliability: dict[str, float] = {}
     """Agent → how far above the others' its chance to be right lies, learned over a batch without labels (agreement.py)."""
-    families: dict[str, str] = {}
-    """Agent → who stands for its family, of agents that are no independent witnesses; learned with their reliability."""
     fusion: Fusion | None = None
     """How the candidate `fusion` was made of others."""
     exempt: dict[str, str] = {}
@@ -34,18 +31,10 @@ class Evidence(Value):
 
     @property
     def judged(self) -> OutcomeTable | None:
-        """The table that is decided on: without the tests that are exempt or outdated."""
-        aside = {*self.exempt, *self.outdated}
-        if not self.table or not aside:
+        """The table that is decided on: without the tests that are exempt."""
+        if not self.table or not self.exempt:
             return self.table
-        return self.table.part(repository=[test for test in self.table.repository if test not in aside])
-
-    @property
-    def outdated(self) -> tuple[str, ...]:
-        """Tests of the repository that most of the agents which can be relied on break (outdated.py)."""
-        if not self.table:
-            return ()
-        return outdated(self.table, self.entries, self.origin, self.reliability, self.families)
+        return self.table.part(repository=[test for test in self.table.repository if test not in self.exempt])
 
     def origin(self, name: str) -> str:
         return self.origins.get(name, name)
@@ -99,7 +88,6 @@ class Evidence(Value):
             scores={name: score for name, score in self.scores.items() if name in names},
             origins={name: whose for name, whose in self.origins.items() if whose in members},
             reliability=self.reliability,
-            families=self.families,
             exempt=self.exempt,
             fusion=self.fusion if theirs(FUSION) else None,
             further=further,

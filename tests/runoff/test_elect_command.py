@@ -232,13 +232,13 @@ def test_what_a_batch_says_of_its_agents_goes_with_their_candidates_and_makes_no
     assert told == [f"comparing the patches of {LEAST} issues, to learn which agents can be relied on"]
     said = entrants["i1"].reliability
     assert said["good"] > said["worse"]
-    assert set(said) == set(entrants["i1"].families) == {"good", "fair", "worse"}
+    assert set(said) == {"good", "fair", "worse"}
     assert [one.id for one in entrants["i0"].candidates] == ["good", "fair", "worse", "fusion#1"]
     assert pooled(instances[1:], found, say=told.append)["i1"].reliability == {}, "too few to tell"
     assert len(told) == 1
     directory = RunDirectory(tmp_path / "run")
     directory.open(instances, Recipe(), {}, "none", entrants)
-    without = {name: pool.model_copy(update={"reliability": {}, "families": {}}) for name, pool in entrants.items()}
+    without = {name: pool.model_copy(update={"reliability": {}}) for name, pool in entrants.items()}
     directory.open(instances, Recipe(), {}, "none", without)
 
 

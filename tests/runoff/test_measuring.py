@@ -132,9 +132,6 @@ def test_an_ingredient_that_is_taken_away_says_nothing_any_more(seed: int, rule:
     one, _ = issue(random.Random(seed), "x")
     assert one.table
     chance = random.Random(seed + 1)
-    agents = sorted({one.origin(entry.id) for entry in one.entries})
-    one = one.model_copy(update={"reliability": {agent: chance.uniform(-1, 1) for agent in agents}})
-    assert one.table
     rows = {
         name: {
             test: chance.choice(["pass", "fail"])
@@ -154,8 +151,9 @@ def test_an_ingredient_that_is_taken_away_says_nothing_any_more(seed: int, rule:
         "exemptions": one.model_copy(
             update={"exempt": {test: "the issue" for test in one.table.repository if chance.random() < 0.5}}
         ),
-        "known agents": one.model_copy(update={"reliability": {agent: chance.uniform(-1, 1) for agent in agents}}),
-        "outdated tests": one.model_copy(update={"families": {agent: chance.choice(agents) for agent in agents}}),
+        "known agents": one.model_copy(
+            update={"reliability": {one.origin(entry.id): chance.uniform(-1, 1) for entry in one.entries}}
+        ),
         "agreement": one.model_copy(
             update={
                 "entries": tuple(
