@@ -146,8 +146,8 @@ CONFIDENT = together(
     click.option(
         "--calibration",
         type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="What makes probabilities of what is seen of a choice: a file that runoff replay --calibrate wrote.",
+        metavar="NAME|FILE",
+        help="What makes probabilities of what is seen of a choice: without-model, or a file that runoff replay --calibrate wrote.",
     ),
     click.option(
         "--abstain-below",

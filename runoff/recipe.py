@@ -151,11 +151,16 @@ def _settings(part: Sequence[str]) -> list[str]:
 
 
 def read_calibration(file: Path) -> Calibration:
-    """What `runoff replay --calibrate` wrote. Raises BadRecipe, in one line."""
+    """What `runoff replay --calibrate` wrote, or one by the name of one that comes with runoff. Raises BadRecipe, in one line."""
+    there = files("runoff").joinpath("calibrations")
+    shipped = there.joinpath(f"{file}.json")
     try:
-        return Calibration.model_validate_json(file.read_bytes())
+        return Calibration.model_validate_json(shipped.read_bytes() if shipped.is_file() else file.read_bytes())
     except OSError as error:
-        raise BadRecipe(f"{file}: {error.strerror}") from None
+        known = sorted(entry.name.removesuffix(".json") for entry in there.iterdir())
+        raise BadRecipe(
+            f"{file}: {error.strerror}; give the file that runoff replay --calibrate wrote, or {', '.join(known)}"
+        ) from None
     except ValidationError:
         raise BadRecipe(
             f"{file} is no calibration; runoff replay RUN --labels FILE --calibrate {file} makes one"

@@ -96,7 +96,7 @@ def elected(rows: Mapping[str, Mapping[str, Any]], out: Path, options: argparse.
     code = subprocess.run([*runoff, "elect", predictions, *given], check=False).returncode
     if code in (0, 1, 5):
         decided.touch()
-        shutil.rmtree(states, ignore_errors=True)  # some 300 MB an instance; what was decided on is in the log
+        subprocess.Popen(["rm", "-rf", states])  # some 60,000 names an instance: the next part does not wait for it
     return code
 
 

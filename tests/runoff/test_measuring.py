@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,16 @@ def test_a_calibration_is_fitted_with_repositories_held_out_and_used_by_another_
     assert "right of these" in capsys.readouterr().out
 
 
+def test_the_calibration_that_comes_with_runoff_states_probabilities_and_what_they_rest_on(
+    run: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    replay(run[0], rules=["agreement"], calibration=Path("without-model"), as_json=True)
+    rows = json.loads(capsys.readouterr().out)
+    assert all(0 < row["confidence"]["p"] < 1 for row in rows)
+    (how,) = {row["confidence"]["how"] for row in rows}
+    assert re.fullmatch(r"calibrated on \d+ issues, decided by agreement", how)
+
+
 def test_runs_are_calibrated_together_but_not_one_issue_twice(run: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(BadRun, match="is in more than one of these runs"):
         replay(run[0], run[0], labels=run[1])
@@ -216,7 +227,10 @@ def test_runs_are_calibrated_together_but_not_one_issue_twice(run: tuple[Path, P
         (("--figures", "x"), "--figures takes --labels FILE"),
         (("--abstain-below", "0.5"), "abstaining takes a calibration"),
         (("--precision", "0.9"), "abstaining takes a calibration"),
-        (("--calibration", "nowhere.json"), "nowhere.json: No such file"),
+        (
+            ("--calibration", "nowhere.json"),
+            "give the file that runoff replay --calibrate wrote, or without-model",
+        ),
         (("--calibration", "run.toml"), "run.toml is no calibration"),
     ],
 )
