@@ -78,10 +78,11 @@ def codet(table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str, Sc
 
 
 def agreement(table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str, Score]) -> list[Standing]:
-    """Fewest broken, most votes, then whose agent the batch speaks for, and how near a change is to those of all others.
+    """Most votes, fewest broken, then whose agent the batch speaks for, and how near a change is to those of all others.
 
     What there is to go by without a model: right changes resemble each other. Nearness is `pool.blind`; what a batch says
-    of its agents, `agreement.relied_on`. Both are measured in docs/measured (selection by text).
+    of its agents, `agreement.relied_on`. All are measured in docs/measured (selection by text, elections): a right change may
+    break a test of what it is to change, but seldom fails what others test of the same issue, so votes come first.
     """
     pool = proposed(entries)
     near = dict(zip([member.id for member in pool.members], blind(pool), strict=True))
@@ -90,8 +91,8 @@ def agreement(table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str
         entries,
         scores,
         lambda entry: (
-            broken_tests(table, entry.id),
             -table.votes(entry.id),
+            broken_tests(table, entry.id),
             -round(known(entry.reliability, near[entry.proposers[0]]), 9),
         ),
     )

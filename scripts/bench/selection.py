@@ -219,6 +219,19 @@ class Executed:
             for score, vote in zip(rule(pool), self.votes(pool), strict=True)
         ]
 
+    def elected(self, rule: Rule) -> Rule:
+        """The order of the ranking `agreement`: the most votes of others' tests, then the fewest broken, then a rule."""
+
+        def scores(pool: Pool) -> list[float]:
+            keys = [
+                (-math.inf if lost == math.inf else vote or 0.0, -math.inf if lost is None else -lost, score)
+                for vote, lost, score in zip(self.votes(pool), self.broken(pool), rule(pool), strict=True)
+            ]
+            place = {key: float(n) for n, key in enumerate(sorted(set(keys)))}
+            return [place[key] for key in keys]
+
+        return scores
+
 
 def same_syntax(base: Mapping[str, bytes] | None) -> Callable[[bytes], str]:
     """A name for a patch by the syntax trees it leads to; by its text where it cannot be applied to the letter."""
@@ -468,9 +481,11 @@ def main() -> None:
             "others' tests": executed.voted(undecided),
             "fewest broken, then nearness": executed.gated(blind),
             "fewest broken, others' tests, nearness": executed.gated(executed.voted(blind)),
+            "others' tests, fewest broken, nearness": executed.elected(blind),
             "fewest broken, then likeness to other families": executed.gated(agents.apart),
             "fewest broken, then known agents": executed.gated(agents.known),
             "fewest broken, others' tests, known agents": executed.gated(executed.voted(agents.known)),
+            "others' tests, fewest broken, known agents": executed.elected(agents.known),
             "known agents, execution bears witness": seen.known,
             "fewest broken, then those": executed.gated(seen.known),
         }

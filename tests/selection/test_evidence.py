@@ -160,7 +160,7 @@ def test_each_ranking_decides_by_what_it_is_named_after() -> None:
         "agentless": "d",
         "trae": "c",  # as large a group as d, and smaller
         "codet": "c",
-        "agreement": "c",
+        "agreement": "b",
         "log-odds": "c",
         "majority": "a",
         "regression": "c",
