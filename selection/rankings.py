@@ -81,8 +81,8 @@ def agreement(table: OutcomeTable, entries: Sequence[Entry], scores: Mapping[str
     """Most votes, fewest broken, then whose agent the batch speaks for, and how near a change is to those of all others.
 
     What there is to go by without a model: right changes resemble each other. Nearness is `pool.blind`; what a batch says
-    of its agents, `agreement.relied_on`. All are measured in docs/measured (selection by text, elections): a right change may
-    break a test of what it is to change, but seldom fails what others test of the same issue, so votes come first.
+    of its agents, `agreement.relied_on`. All are measured in docs/measured (selection by text, elections), and so is the
+    order: a right change may break a test that holds what it is to change.
     """
     pool = proposed(entries)
     near = dict(zip([member.id for member in pool.members], blind(pool), strict=True))
